@@ -1,0 +1,135 @@
+"""Does a plan's stages one after another, keeps the ledger, tells the display."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from kedit_glue.ledger import Ledger, Todo
+from kedit_glue.plan import Plan, Stage
+from kedit_glue.progress import Display, Estimate, duration
+from kedit_glue.runner import Runner
+
+DISK_FULL = 28
+
+
+def size_of(stage: Stage) -> float:
+    """Facts that a stage works on, for the estimate of time; 1 where that does not matter."""
+    ids = stage.job.arguments.get("ids")
+    return float(len(ids)) if ids else 1.0
+
+
+def execute(plan: Plan, ledger: Ledger, runner: Runner, display: Display, keep: str) -> int:
+    """Run what has to be run; returns how many stages ran. Raises StageFailed at the first failure."""
+    todo = ledger.todo(plan.stages)
+    announce(todo, display)
+    estimate = Estimate()
+    for item in todo:
+        if item.reason is None and (record := ledger.record(item.stage)):
+            estimate.done(item.stage.job.function, size_of(item.stage), record["seconds"])
+    pending = [t.stage for t in todo if t.reason is not None]
+    for position, stage in enumerate(pending):
+        left = estimate.left([(s.job.function, size_of(s)) for s in pending[position:]])
+        display.begin(stage.job.title, left)
+        try:
+            result, seconds = run_stage(stage, plan.stages, ledger, runner, display)
+        except BaseException:
+            display.end()
+            raise
+        estimate.done(stage.job.function, size_of(stage), seconds)
+        display.end(f"done in {duration(seconds)}{outcome(stage, result)}")
+        if keep == "last":
+            release_unread(stage, plan, ledger)
+    return len(pending)
+
+
+def announce(todo: Sequence[Todo], display: Display) -> None:
+    """Say what will run and why, and what stands."""
+    kept = [t for t in todo if t.reason is None]
+    again = [t for t in todo if t.reason not in (None, "not done yet")]
+    if kept:
+        display.say(f"{len(kept)} of {len(todo)} stages are done and stand")
+    for item in again[:8]:
+        display.say(f"again: {item.stage.name}: {item.reason}")
+    if len(again) > 8:
+        display.say(f"again: {len(again) - 8} more stages")
+
+
+def run_stage(
+    stage: Stage, stages: Sequence[Stage], ledger: Ledger, runner: Runner, display: Display
+) -> tuple[dict[str, object], float]:
+    """One stage: clear, run, check the output, rename, record. Returns its result and its seconds."""
+    started = time.monotonic()
+    ledger.begin(stage)
+    stage.output.parent.mkdir(parents=True, exist_ok=True)
+    result = runner.run(stage.job, display.event)
+    if not has_content(stage.working):
+        raise OutputMissing(
+            f"{stage.job.title}: the tool ended without an error but wrote nothing to {stage.working}\n"
+            f"  log: {stage.job.file('log')}\n  what to do: {stage.job.advice}"
+        )
+    ledger.finish(stage, ledger.keys(stages), result, time.monotonic() - started)
+    return result, time.monotonic() - started
+
+
+class OutputMissing(RuntimeError):
+    """A tool said it was done and its output is not there."""
+
+
+def has_content(path: Path) -> bool:
+    """A file with bytes in it, or a model folder with weights and configuration."""
+    if path.is_file():
+        return path.stat().st_size > 0
+    return (path / "config.json").is_file() and any(f.stat().st_size for f in path.glob("*.safetensors"))
+
+
+def outcome(stage: Stage, result: dict[str, object]) -> str:
+    """What a stage's result says in a few words."""
+    if stage.job.function == "train":
+        text = f", {result['learned']} of {result['facts']} facts learned in {result['optimizer_steps']} steps"
+        not_learned = result.get("not_learned")
+        if isinstance(not_learned, list) and not_learned:
+            text += f"; not learned: {', '.join(map(str, not_learned[:5]))}"
+            text += f" and {len(not_learned) - 5} more" if len(not_learned) > 5 else ""
+        return text
+    if stage.job.function == "merge":
+        tuned, merged = result["task_vector_norm_tuned"], result["task_vector_norm_merged"]
+        restored = result.get("restored_tensors")
+        return f", task vector's norm {tuned:.2f} -> {merged:.2f}" + (
+            f", {restored} untouched tensors given back their bits" if restored else ""
+        )
+    return ""
+
+
+def release_unread(done: Stage, plan: Plan, ledger: Ledger) -> None:
+    """``keep: last``: delete models that no stage still to come reads."""
+    position = [s.name for s in plan.stages].index(done.name)
+    to_come = {name for s in plan.stages[position + 1 :] for name in s.after}
+    for stage in plan.stages[: position + 1]:
+        if stage.job.function in ("train", "merge") and stage.name not in to_come and stage.output != plan.final_model:
+            ledger.release(stage)
+
+
+def export(model: Path, target: Path, extras: Sequence[Path]) -> None:
+    """The edited model as a folder of its own beside its provenance; weights are hard links where possible."""
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for file in model.iterdir():
+        if file.is_file():
+            link_or_copy(file, partial / file.name)
+    provenance = partial / "provenance"
+    provenance.mkdir()
+    for extra in extras:
+        shutil.copy(extra, provenance / extra.name)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy(source, target)

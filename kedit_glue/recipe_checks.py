@@ -1,0 +1,251 @@
+"""What the recipe's schema cannot say: files that must exist, and keys that do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedit_glue.models import PACKAGED, ModelError, kind_of
+from kedit_glue.problems import did_you_mean
+from kedit_glue.recipe_errors import Draft, allowed_for
+from kedit_glue.recipe_values import leaves
+from kedit_glue.strict_yaml import KeyPath
+
+if TYPE_CHECKING:
+    from kedit_glue.recipe import Recipe
+
+TASK_VECTOR_METHODS = frozenset(
+    {
+        "task_arithmetic",
+        "ties",
+        "dare_ties",
+        "dare_linear",
+        "della",
+        "della_linear",
+        "breadcrumbs",
+        "breadcrumbs_ties",
+        "sce",
+    }
+)
+"""mergekit methods that add one tuned model's weighted difference to the base model."""
+NORMALIZED_BY_DEFAULT = frozenset({"ties", "della"})
+"""... and those that divide by the weights unless ``normalize: false`` says otherwise."""
+NO_WEIGHT = frozenset({"sce"})
+
+PER_SAMPLE = "it breaks per-sample stopping"
+TRAIN_EXTRA = {
+    "model_name_or_path": "model",
+    "trust_remote_code": "trust_remote_code",
+    "dataset": "edits.source",
+    "max_samples": "edits.limit",
+    "freeze_trainable_modules": "train.modules",
+    "freeze_trainable_layers": "train.layers",
+    "num_train_epochs": "train.epochs",
+    "max_steps": "train.epochs",
+    "per_device_train_batch_size": "train.mini_batch",
+    "learning_rate": "train.learning_rate",
+    "weight_decay": "train.weight_decay",
+    "max_grad_norm": "train.max_grad_norm",
+    "bf16": "train.precision",
+    "fp16": "train.precision",
+    "pure_bf16": "train.precision",
+    "template": "train.template",
+    "cutoff_len": "train.cutoff_len",
+    "disable_shuffling": "train.shuffle",
+    "output_dir": "output",
+    "seed": "seed",
+    "data_seed": "seed",
+    "use_cpu": "device",
+}
+TRAIN_EXTRA_NEVER = {
+    "stage": "R-SFT is supervised fine-tuning (stage: sft)",
+    "do_train": "a batch is always trained",
+    "finetuning_type": "R-SFT trains the chosen matrices themselves (finetuning_type: freeze)",
+    "dataset_dir": "each batch has a folder of its own",
+    "tokenized_path": "LLaMA-Factory would train on an earlier batch's tokens",
+    "resume_from_checkpoint": "it skips the new batch's steps (LLaMA-Factory issue 6350)",
+    "gradient_accumulation_steps": f"{PER_SAMPLE}: an optimizer step would wait for later samples",
+    "packing": f"{PER_SAMPLE}: several facts would share one sequence",
+    "neat_packing": f"{PER_SAMPLE}: several facts would share one sequence",
+}
+MERGE_EXTRA = {
+    "merge_method": "set it with 'merge.method'",
+    "base_model": "set it with 'merge.onto'",
+    "parameters": "set it with 'merge.parameters'",
+    "dtype": "set it with 'merge.dtype'",
+    "models": "kedit_glue names the tuned model of each batch",
+    "slices": "kedit_glue merges whole models",
+    "modules": "kedit_glue merges whole models",
+}
+
+PATHS: tuple[tuple[KeyPath, bool], ...] = (
+    (("edits", "source"), False),
+    (("score", "general", "include_path"), True),
+    (("templates",), True),
+)
+"""Keys whose path must exist, and whether it must be a folder."""
+
+
+# -- files and folders --------------------------------------------------------------------------
+
+
+def find_paths(draft: Draft, recipe_folder: Path) -> None:
+    """Make the recipe's paths absolute; a path that is nowhere is a problem."""
+    for path, must_be_folder in PATHS:
+        if written := _path_text(draft, path):
+            with _problem_if_no_path(draft, path):
+                _find(draft, path, Path(written).expanduser(), recipe_folder, must_be_folder)
+    if model := _path_text(draft, ("model",)):
+        with _problem_if_no_path(draft, ("model",)):
+            _find_model(draft, model)
+    if output := _path_text(draft, ("output",)):
+        with _problem_if_no_path(draft, ("output",)):
+            if Path(output).expanduser().is_file():
+                draft.add(
+                    ("output",),
+                    f"{draft.shown(('output',))} is a file",
+                    "a folder, new or not",
+                    at_value=True,
+                )
+
+
+def _path_text(draft: Draft, path: KeyPath) -> str:
+    """The text at a key; empty where there is none, or none that is sound."""
+    if not draft.holds(path) or not draft.sound(path):
+        return ""
+    value = draft.value(path)
+    return value if isinstance(value, str) else ""
+
+
+@contextmanager
+def _problem_if_no_path(draft: Draft, path: KeyPath) -> Iterator[None]:
+    """What the system refuses as a path: a name that is too long, the home of nobody."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        draft.add(path, draft.shown(path), "a path", why, at_value=True)
+
+
+def _find_model(draft: Draft, model: str) -> None:
+    try:
+        if kind_of(model) == "folder":
+            draft.data["model"] = str(Path(model).expanduser().resolve())
+    except ModelError:
+        allowed = allowed_for(draft.schema.model_fields["model"])
+        draft.add(("model",), draft.shown(("model",)), allowed, did_you_mean(model, PACKAGED), at_value=True)
+
+
+def _find(draft: Draft, path: KeyPath, name: Path, recipe_folder: Path, must_be_folder: bool) -> None:
+    places = list(dict.fromkeys([(Path.cwd() / name).absolute(), (recipe_folder / name).absolute()]))
+    for place in places:
+        if place.is_dir() if must_be_folder else place.exists():
+            draft.value(path[:-1])[path[-1]] = str(place.resolve())
+            return
+    if any(place.exists() for place in places):
+        draft.add(path, f"{draft.shown(path)} is a file", "a folder", at_value=True)
+        return
+    what = "folder" if must_be_folder else "file"
+    looked = f"looked for {' and '.join(map(str, places))}"
+    draft.add(path, f"{draft.shown(path)}: no such {what}", f"a {what} that exists", looked, at_value=True)
+
+
+# -- keys that do not go together -----------------------------------------------------------------
+
+
+def cross_check(recipe: Recipe, draft: Draft, merge_methods: Mapping[str, frozenset[str]] | None) -> None:
+    """Every combination that cannot work; keys that have a problem of their own are left out."""
+    _check_training(recipe, draft)
+    _check_extra(recipe, draft)
+    apart = recipe.merge.onto == "previous" and recipe.merge.when == "end"
+    if apart and draft.sound(("merge", "onto"), ("merge", "when")):
+        found = "previous, while merge.when is end: a single merge has no previous result"
+        draft.add(("merge", "onto"), found, "onto: base, or when: each")
+    sound = draft.sound(("merge", "method"), ("merge", "parameters"))
+    if sound and _check_names(recipe, draft, merge_methods):
+        _check_weights(recipe, draft)
+
+
+def _check_training(recipe: Recipe, draft: Draft) -> None:
+    if draft.sound(("train", "mini_batch"), ("edits", "batch_size")):
+        mini_batch, batch_size = recipe.train.mini_batch, recipe.edits.batch_size
+        if mini_batch > batch_size:
+            found = f"{mini_batch}, while edits.batch_size is {batch_size}"
+            hint = "a mini-batch cannot hold more facts than an edit batch"
+            draft.add(("train", "mini_batch"), found, f"at most {batch_size}", hint)
+
+
+def _check_extra(recipe: Recipe, draft: Draft) -> None:
+    if draft.sound(("train", "extra")):
+        for key in recipe.train.extra:
+            at = ("train", "extra", key)
+            if key in TRAIN_EXTRA:
+                draft.add(at, "the recipe sets this key itself", "", f"set it with '{TRAIN_EXTRA[key]}'")
+            elif key in TRAIN_EXTRA_NEVER:
+                draft.add(at, "this key must not be set", "", TRAIN_EXTRA_NEVER[key])
+    if draft.sound(("merge", "extra")):
+        for key in recipe.merge.extra:
+            if key in MERGE_EXTRA:
+                draft.add(("merge", "extra", key), "the recipe sets this key itself", "", MERGE_EXTRA[key])
+
+
+def _check_names(recipe: Recipe, draft: Draft, methods: Mapping[str, frozenset[str]] | None) -> bool:
+    """Method and parameters by mergekit's names; False when something is unknown."""
+    if methods is None:
+        return True
+    method = recipe.merge.method
+    if method not in methods:
+        hint = did_you_mean(method, methods)
+        found = f"{method}: mergekit has no such method"
+        draft.add(("merge", "method"), found, ", ".join(sorted(methods)), hint, at_value=True)
+        return False
+    known = sorted(methods[method])
+    names = ", ".join(known) or f"{method} takes no parameters"
+    all_known = True
+    for name in recipe.merge.parameters:
+        if name in known:
+            continue
+        all_known = False
+        at = ("merge", "parameters", name)
+        if draft.written(("merge", "parameters")):
+            draft.add(at, f"mergekit's {method} has no such parameter", names, did_you_mean(name, known))
+        else:
+            found = f"mergekit's {method} has no parameter {name}, which is the default here"
+            draft.add(("merge", "method"), found, names, "write merge.parameters, {} if none is needed")
+    return all_known
+
+
+def _check_weights(recipe: Recipe, draft: Draft) -> None:
+    """What mergekit would do without a word: ignore the weight, or give back the base model."""
+    method, parameters = recipe.merge.method, recipe.merge.parameters
+    one_tuned_model = method in TASK_VECTOR_METHODS
+    if one_tuned_model and method not in NO_WEIGHT and "weight" not in parameters:
+        draft.add(
+            ("merge", "parameters"),
+            "weight is missing",
+            "a weight",
+            f"mergekit's {method} cannot run without it",
+        )
+        return
+    weights = list(leaves(parameters["weight"])) if "weight" in parameters else []
+    for name, needed in (("weight", True), ("lambda", one_tuned_model)):
+        if needed and name in parameters and all(value == 0 for value in leaves(parameters[name])):
+            found = f"{name} is 0 everywhere: the merge would give back the base"
+            hint = "nothing that was learned would be kept"
+            draft.add(_written(draft, ("merge", "parameters", name)), found, "a number other than 0", hint)
+            return
+    normalize: Any = parameters.get("normalize", method in NORMALIZED_BY_DEFAULT)
+    if one_tuned_model and all(leaves(normalize)) and any(weight not in (0, 1) for weight in weights):
+        found = "weight does nothing: mergekit divides by it when only one tuned model is merged"
+        if "normalize" not in parameters:
+            found += f" (normalize is true by default in {method})"
+        at = "normalize" if "normalize" in parameters else "weight"
+        allowed = "normalize: false, or weight: 1"
+        draft.add(_written(draft, ("merge", "parameters", at)), found, allowed, "set normalize: false")
+
+
+def _written(draft: Draft, path: KeyPath) -> KeyPath:
+    """The key itself where the recipe writes it, else the method whose default it is."""
+    return path if draft.written(path[:-1]) else ("merge", "method")

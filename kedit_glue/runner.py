@@ -1,0 +1,214 @@
+"""One way to run a stage: a process of its own, its log, its events, its result.
+
+``warm`` forks from a server that has imported the tools once (about 30 s for all of them, then
+milliseconds a stage); ``spawn`` starts each stage afresh; ``command`` runs the printed command line.
+Whatever the way, a stage is done only when its process ended with 0 *and* its result file is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+Event = Mapping[str, Any]
+POLL_SECONDS = 0.05
+LAST_LINES = 15
+
+
+@dataclass(frozen=True)
+class Job:
+    """A function of a tool, its arguments, and the files beside it."""
+
+    title: str
+    function: str
+    arguments: Mapping[str, Any]
+    folder: Path
+    """Where the job's own files go: ``<name>.job.json``, ``<name>.log`` …"""
+    name: str
+    advice: str = ""
+    """What to do when it fails, for the error message."""
+
+    def file(self, suffix: str) -> Path:
+        return self.folder / f"{self.name}.{suffix}"
+
+
+class StageFailed(RuntimeError):
+    """A stage's process failed, died or lied; the message is the user's."""
+
+    def __init__(self, job: Job, command: str, what: str, log: Path, tail: list[str]):
+        self.job = job
+        lines = "".join(f"\n    {line}" for line in tail) or "\n    (the log is empty)"
+        super().__init__(
+            f"{job.title}: {what}\n  command: {command}\n  last lines of {log}:{lines}"
+            + (f"\n  what to do: {job.advice}" if job.advice else "")
+        )
+
+
+class _Process(Protocol):
+    def poll(self) -> int | None: ...
+    def stop(self) -> None: ...
+
+
+@dataclass
+class Runner:
+    """Runs jobs one after another."""
+
+    mode: str
+    """``warm``, ``spawn`` or ``command``."""
+    environment: Mapping[str, str]
+    threads: int | None = None
+    python: str = sys.executable
+    _context: Any = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Begin importing the tools in the background (warm only)."""
+        os.environ.update(self.environment)
+        if self.mode == "warm":
+            self._context = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload(["kedit_glue.warm"])
+            from multiprocessing import forkserver
+
+            forkserver.ensure_running()
+        elif self.mode == "spawn":
+            self._context = multiprocessing.get_context("spawn")
+
+    def command(self, job: Job) -> list[str]:
+        """The command line that does the same by hand."""
+        return [self.python, "-m", "kedit_glue.stage", str(job.file("job.json"))]
+
+    def write_job(self, job: Job) -> None:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        job.file("job.json").write_text(
+            json.dumps(
+                {
+                    "title": job.title,
+                    "function": job.function,
+                    "arguments": dict(job.arguments),
+                    "events": str(job.file("events.jsonl")),
+                    "result": str(job.file("result.json")),
+                    "threads": self.threads,
+                },
+                ensure_ascii=False,
+                indent=1,
+            ),
+            encoding="utf-8",
+        )
+
+    def run(self, job: Job, on_event: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
+        """Run one job to its end; returns what its function returned. Raises StageFailed."""
+        for suffix in ("events.jsonl", "result.json", "log"):
+            job.file(suffix).unlink(missing_ok=True)
+        self.write_job(job)
+        process = self._begin(job)
+        try:
+            with _tail(job.file("events.jsonl")) as new_events:
+                while (code := process.poll()) is None:
+                    for event in new_events():
+                        on_event(event)
+                    time.sleep(POLL_SECONDS)
+                for event in new_events():
+                    on_event(event)
+        except BaseException:
+            process.stop()
+            raise
+        return self._result(job, code)
+
+    def _begin(self, job: Job) -> _Process:
+        log = job.file("log")
+        log.touch()
+        if self.mode == "command":
+            return _Command(self.command(job), log, {**os.environ, **self.environment})
+        from kedit_glue.stage import execute_logged
+
+        process = self._context.Process(target=execute_logged, args=(str(job.file("job.json")), str(log)))
+        process.start()
+        return _Forked(process)
+
+    def _result(self, job: Job, code: int) -> dict[str, Any]:
+        log = job.file("log")
+        result = job.file("result.json")
+        if code < 0:
+            what = f"killed by {signal.Signals(-code).name}"
+            if -code == signal.SIGKILL:
+                what += " (out of memory, perhaps)"
+        elif code != 0:
+            what = f"exit code {code}"
+        elif not result.is_file():
+            what = "exit code 0, but it left no result"
+        else:
+            found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+            return found
+        raise StageFailed(job, shlex.join(self.command(job)), what, log, last_lines(log))
+
+
+class _Forked:
+    def __init__(self, process: Any):
+        self.process = process
+
+    def poll(self) -> int | None:
+        code: int | None = self.process.exitcode
+        return code
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join(10)
+        if self.process.exitcode is None:
+            self.process.kill()
+
+
+class _Command:
+    def __init__(self, command: list[str], log: Path, environment: Mapping[str, str]):
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+            )
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+            return
+        self.process.kill()
+
+
+@contextlib.contextmanager
+def _tail(path: Path) -> Iterator[Callable[[], list[Event]]]:
+    """Yields a function that returns the whole lines written since it was last called."""
+    position = 0
+
+    def new_events() -> list[Event]:
+        nonlocal position
+        if not path.is_file():
+            return []
+        with path.open("rb") as file:
+            file.seek(position)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        position += len(whole) + len(newline)
+        return [json.loads(line) for line in whole.splitlines() if line.strip()]
+
+    yield new_events
+
+
+def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
+    """The last lines of a log; of a progress bar's redrawn line, only its last state."""
+    if not log.is_file():
+        return []
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 65536))
+        text = file.read().decode("utf-8", errors="replace")
+    lines = [line.rstrip().rpartition("\r")[2] for line in text.split("\n")]
+    return [line for line in lines if line.strip()][-count:]

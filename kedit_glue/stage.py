@@ -1,0 +1,76 @@
+"""One stage in a process of its own: ``python -m kedit_glue.stage JOB.json``.
+
+The job file names the tool, its function, its arguments and where events and the result go. The
+warm runner calls the same ``execute`` in a forked process, so both ways do the same work.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FUNCTIONS = {
+    "unpack": ("kedit_glue.tools.model", "unpack"),
+    "fetch": ("kedit_glue.tools.model", "fetch"),
+    "prepare": ("kedit_glue.tools.prepare", "prepare"),
+    "train": ("kedit_glue.tools.llamafactory", "train"),
+    "merge": ("kedit_glue.tools.mergekit", "merge"),
+    "score": ("kedit_glue.tools.easyedit", "score"),
+    "general": ("kedit_glue.tools.lm_eval", "evaluate"),
+}
+
+
+def quiet_environment(offline: bool) -> dict[str, str]:
+    """What every tool process gets on top of the user's environment."""
+    settings = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for a GPU must not initialise it before a fork
+        "WANDB_MODE": os.environ.get("WANDB_MODE", "offline"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if offline:
+        settings |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    return settings
+
+
+def execute(job_file: str) -> None:
+    """Do one job; raises what the tool raises."""
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    module, function = FUNCTIONS[job["function"]]
+    with open(job["events"], "a", encoding="utf-8", buffering=1) as events:
+
+        def emit(event: Mapping[str, Any]) -> None:
+            events.write(json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n")
+
+        emit({"event": "started", "pid": os.getpid()})
+        if job.get("threads"):
+            import torch
+
+            torch.set_num_threads(job["threads"])
+        result = getattr(importlib.import_module(module), function)(job["arguments"], emit)
+    partial = Path(job["result"] + ".partial")
+    partial.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
+    partial.replace(job["result"])
+
+
+def execute_logged(job_file: str, log_file: str) -> None:
+    """``execute`` with everything the process prints in its log (the warm runner's target)."""
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    execute(job_file)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m kedit_glue.stage JOB.json")
+    execute(sys.argv[1])

@@ -1,0 +1,1 @@
+"""One module a tool. Each is imported only in the process that runs its stage."""

@@ -1,0 +1,65 @@
+"""The tokenizer's word on the facts: how a target is joined to its prompt, and whether it fits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def prepare(job: Mapping[str, Any], emit: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+    """Adds to each fact in ``job['facts']`` the text that LLaMA-Factory trains on.
+
+    With the template ``empty`` nothing ends the answer (LLaMA-Factory 0.9.5, data/template.py:890),
+    so the tokenizer's end-of-sequence text is put behind the target; and the target is given its
+    leading space exactly where ``prompt + ' ' + target`` tokenizes so, which is what scoring asks.
+    Writes ``job['output']`` (the usable facts); returns those left out, with the reason.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job["model"], trust_remote_code=job["trust_remote_code"])
+    if tokenizer.eos_token is None:
+        raise ValueError(f"the tokenizer in {job['model']} has no end-of-sequence token")
+    facts = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
+    usable, left_out = [], []
+    for fact in facts:
+        try:
+            response = response_text(tokenizer, fact["prompt"], fact["target_new"], job["template"])
+        except ValueError as error:
+            left_out.append({"id": fact["id"], "position": fact["position"], "message": str(error)})
+            continue
+        length = len(encode(tokenizer, fact["prompt"])) + len(encode(tokenizer, response))
+        if length > job["cutoff_len"]:
+            left_out.append(
+                {
+                    "id": fact["id"],
+                    "position": fact["position"],
+                    "message": f"prompt and target are {length} tokens, train.cutoff_len is {job['cutoff_len']}",
+                }
+            )
+            continue
+        usable.append({**fact, "response": response})
+    if not usable:
+        raise ValueError(f"the tokenizer leaves no usable fact: {left_out[0]['position']}: {left_out[0]['message']}")
+    Path(job["output"]).write_text(json.dumps(usable, ensure_ascii=False, indent=1), encoding="utf-8")
+    return {"facts": len(usable), "left_out": left_out}
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+def response_text(tokenizer: Any, prompt: str, target: str, template: str) -> str:
+    """What follows the prompt in training. Raises ValueError for a target that is no token at all."""
+    if not encode(tokenizer, target):
+        raise ValueError(f"the target {target!r} tokenizes to nothing")
+    if template != "empty":
+        return target  # a chat template brings its own separator and end
+    joint = encode(tokenizer, f"{prompt} {target}")
+    for response in (f" {target}", target):
+        if encode(tokenizer, prompt) + encode(tokenizer, response) == joint:
+            return response + str(tokenizer.eos_token)
+    # the joint text tokenizes across the boundary; keep the words as they are
+    return f" {target}{tokenizer.eos_token}"
