@@ -48,10 +48,15 @@ def check_model(folder: Path) -> list[Finding]:
     except ModelError as error:
         return [Finding("fail", "model", str(error))]
     findings = [Finding("ok", "model", f"{config.get('model_type', '?')} in {folder}")]
-    architectures = config.get("architectures") or []
-    if not any("CausalLM" in str(a) or "LMHead" in str(a) for a in architectures if isinstance(architectures, list)):
+    found = config.get("architectures")
+    architectures = found if isinstance(found, list) else []
+    if not any("CausalLM" in str(a) or "LMHead" in str(a) for a in architectures):
         findings.append(
-            Finding("fail", "model", f"its architecture is {architectures}: only causal language models can be edited")
+            Finding(
+                "fail",
+                "model",
+                f"its architecture is {architectures}: only causal language models can be edited",
+            )
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -59,7 +64,9 @@ def check_model(folder: Path) -> list[Finding]:
 
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         if missing := sorted(n for n in named if not (folder / n).is_file()):
-            findings.append(Finding("fail", "model", f"its index names shards that are not there: {', '.join(missing)}"))
+            findings.append(
+                Finding("fail", "model", f"its index names shards that are not there: {', '.join(missing)}")
+            )
     elif not list(folder.glob("*.safetensors")):
         findings.append(
             Finding("fail", "model", f"{folder} holds no .safetensors; load and save it once with transformers")

@@ -86,6 +86,9 @@ def git_state(folder: Path) -> str | None:
     if shutil.which("git") is None:
         return None
     found = subprocess.run(
-        ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+        ["git", "-C", str(folder), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return found.stdout.strip() or None if found.returncode == 0 else None

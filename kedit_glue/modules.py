@@ -8,7 +8,20 @@ from collections.abc import Sequence
 # matrices inside a feed-forward module, by the names that Llama, Mistral, Qwen and Gemma
 # (gate/up/down), GPT-2 and GPT-J (c_fc, c_proj, fc_in, fc_out), GPT-NeoX (dense_…) and Phi (fc1, fc2) use
 FFN_MATRICES = frozenset(
-    "gate_proj up_proj down_proj gate_up_proj c_fc c_proj fc_in fc_out dense_h_to_4h dense_4h_to_h fc1 fc2".split()
+    [
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+        "gate_up_proj",
+        "c_fc",
+        "c_proj",
+        "fc_in",
+        "fc_out",
+        "dense_h_to_4h",
+        "dense_4h_to_h",
+        "fc1",
+        "fc2",
+    ]
 )
 
 

@@ -45,7 +45,7 @@ def share(event: Mapping[str, Any]) -> float | None:
 
 def duration(seconds: float) -> str:
     """``8 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = int(round(seconds))
+    whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
@@ -130,7 +130,7 @@ class Display:
         elif lasting or time.monotonic() - self.last_plain > PLAIN_SECONDS:
             self.console.print(f"  {text}", markup=False)
             self.last_plain = time.monotonic()
-        if lasting or self.live is not None and event.get("event") == "step":
+        if lasting or (self.live is not None and event.get("event") == "step"):
             self._log(f"  {text}")
 
     def end(self, text: str = "") -> None:

@@ -24,12 +24,8 @@ METRICS: tuple[Metric, ...] = ("edit_success", "generalization", "portability", 
 MAX_SEED = 2**32 - 1
 """NumPy, which every tool seeds, takes no larger one."""
 NAME = "letters, digits, '.', '_' and '-', at most 64 of them, a letter or digit first"
-LAYERS = (
-    "'all', a range such as '4-8', 'first 4', 'last 4', or a list of layer numbers from 0 and such ranges"
-)
-PARAMETERS = (
-    "a mapping; each value a scalar, a list (a gradient over the layers) or a list of {filter, value}"
-)
+LAYERS = "'all', a range such as '4-8', 'first 4', 'last 4', or a list of layer numbers from 0 and such ranges"
+PARAMETERS = "a mapping; each value a scalar, a list (a gradient over the layers) or a list of {filter, value}"
 WORKING_FOLDERS = "relative to the current folder or to the recipe's"
 
 Texts = tuple[Annotated[str, Field(strict=True, min_length=1)], ...]
@@ -41,9 +37,7 @@ def _key(default: Any, about: str, allowed: str, example: Any = None, **rules: A
     return Field(default, description=f"{about}: {allowed}.", json_schema_extra=extra, **rules)
 
 
-def _whole(
-    default: int | None, about: str, low: int, high: int | None = None, null: str = "all of them"
-) -> Any:
+def _whole(default: int | None, about: str, low: int, high: int | None = None, null: str = "all of them") -> Any:
     allowed = f"a whole number from {low} to {high}" if high is not None else f"a whole number, {low} or more"
     allowed += f", or null for {null}" if default is None else ""
     return _key(default, about, allowed, strict=True, ge=low, le=high)
@@ -69,12 +63,10 @@ class Edits(Section):
     source: str = _text(
         ..., "The file that holds the facts", f"a path that exists, {WORKING_FOLDERS}", "data/facts.json"
     )
-    format: Literal["auto", "knowedit", "counterfact", "zsre", "wikibigedit", "qaedit", "records", "csv"] = (
-        _key(
-            "auto",
-            "The form the facts are in; auto looks at the file",
-            "one of auto, knowedit, counterfact, zsre, wikibigedit, qaedit, records, csv",
-        )
+    format: Literal["auto", "knowedit", "counterfact", "zsre", "wikibigedit", "qaedit", "records", "csv"] = _key(
+        "auto",
+        "The form the facts are in; auto looks at the file",
+        "one of auto, knowedit, counterfact, zsre, wikibigedit, qaedit, records, csv",
     )
     limit: int | None = _whole(None, "How many facts of the file are used, from its beginning", 1)
     batch_size: int = _whole(10, "How many facts are edited together, with one training and one merge", 1)
@@ -91,9 +83,7 @@ class Train(Section):
     )
     epochs: int = _whole(20, "How many times at most training goes over an edit batch, in epochs", 1, 1000)
     mini_batch: int = _whole(1, "How many facts one optimizer step takes", 1, 1024)
-    inner_steps: int = _whole(
-        1, "At most so many optimizer steps in a row on one sample or mini-batch", 1, 1000
-    )
+    inner_steps: int = _whole(1, "At most so many optimizer steps in a row on one sample or mini-batch", 1, 1000)
     loss_threshold: float = _number(
         0.05,
         "A fact whose loss, in nats per target token, is under this gets no update (0: none is left alone)",
@@ -117,9 +107,7 @@ class Train(Section):
         ge=0,
     )
     precision: Literal["fp32", "bf16"] = _key("fp32", "The number format of training", "one of fp32, bf16")
-    template: str = _text(
-        "empty", "LLaMA-Factory's chat template around each fact (empty: none)", "its name, as text"
-    )
+    template: str = _text("empty", "LLaMA-Factory's chat template around each fact (empty: none)", "its name, as text")
     cutoff_len: int = _whole(256, "The longest prompt with its target, in tokens", 16, 131072)
     shuffle: bool = _switch(True, "Whether each epoch takes the facts in a new order")
     extra: dict[str, Any] = _key(
@@ -202,18 +190,14 @@ class Recipe(Section):
     )
     trust_remote_code: bool = _switch(False, "Whether Python code that comes with the model may run")
     edits: Edits = Field(description="The facts to edit.")
-    train: Train = Field(
-        default_factory=Train, description="How a batch is trained (LLaMA-Factory with R-SFT)."
-    )
+    train: Train = Field(default_factory=Train, description="How a batch is trained (LLaMA-Factory with R-SFT).")
     merge: Merge = Field(default_factory=Merge, description="How the tuned model is merged (mergekit).")
     score: Score = Field(default_factory=Score, description="What is measured, and when.")
     keep: Literal["all", "last"] = _key(
         "all", "Whether every batch's merged model is kept or only the last", "one of all, last"
     )
     seed: int = _whole(0, "The random seed of training, merging and scoring", 0, MAX_SEED)
-    output: str = _text(
-        "runs", "The folder that run folders are made in", "a path, relative to the current folder"
-    )
+    output: str = _text("runs", "The folder that run folders are made in", "a path, relative to the current folder")
     templates: str | None = _text(
         None,
         "A folder with templates of your own for the tools' YAML",

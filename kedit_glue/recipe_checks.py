@@ -30,8 +30,6 @@ TASK_VECTOR_METHODS = frozenset(
     }
 )
 """mergekit methods that add one tuned model's weighted difference to the base model."""
-NORMALIZED_BY_DEFAULT = frozenset({"ties", "della"})
-"""... and those that divide by the weights unless ``normalize: false`` says otherwise."""
 NO_WEIGHT = frozenset({"sce"})
 
 PER_SAMPLE = "it breaks per-sample stopping"
@@ -236,14 +234,12 @@ def _check_weights(recipe: Recipe, draft: Draft) -> None:
             hint = "nothing that was learned would be kept"
             draft.add(_written(draft, ("merge", "parameters", name)), found, "a number other than 0", hint)
             return
-    normalize: Any = parameters.get("normalize", method in NORMALIZED_BY_DEFAULT)
+    # merging.merge_inputs writes ``normalize: false`` where the recipe is silent
+    normalize: Any = parameters.get("normalize", False)
     if one_tuned_model and all(leaves(normalize)) and any(weight not in (0, 1) for weight in weights):
         found = "weight does nothing: mergekit divides by it when only one tuned model is merged"
-        if "normalize" not in parameters:
-            found += f" (normalize is true by default in {method})"
-        at = "normalize" if "normalize" in parameters else "weight"
         allowed = "normalize: false, or weight: 1"
-        draft.add(_written(draft, ("merge", "parameters", at)), found, allowed, "set normalize: false")
+        draft.add(_written(draft, ("merge", "parameters", "normalize")), found, allowed, "set normalize: false")
 
 
 def _written(draft: Draft, path: KeyPath) -> KeyPath:

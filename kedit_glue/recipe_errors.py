@@ -208,9 +208,7 @@ class Draft:
             value = strict_yaml.parse_value(right, file)
         except RecipeError as error:
             for problem in error.problems:
-                self.problems.append(
-                    Problem(file, None, None, key, problem.found, problem.allowed, problem.hint)
-                )
+                self.problems.append(Problem(file, None, None, key, problem.found, problem.allowed, problem.hint))
             self.bad.add(tuple(parts))
             return
         data: Any = self.data

@@ -84,9 +84,7 @@ def _check_layer_text(text: str, at: tuple[int, ...]) -> None:
         if int(match[2]) == 0:
             raise ValueProblem(at, hint="at least one layer must be trained")
     elif text.isascii() and text.isdecimal():
-        raise ValueProblem(
-            at, hint=f"write the number without quotes: {'[' + text + ']' if not at else text}"
-        )
+        raise ValueProblem(at, hint=f"write the number without quotes: {'[' + text + ']' if not at else text}")
     elif text != "all":
         raise ValueProblem(at)
 

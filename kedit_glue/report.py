@@ -66,8 +66,14 @@ def general_rows(document: Mapping[str, Any]) -> list[list[str]]:
         else:
             change = "-"
         rows.append(
-            [f"{task} ({c['metric']}, {c['better']} is better)", form(c["before"]), form(c["after"]), change]
-            + [str(c["items"]), verdict(c)]
+            [
+                f"{task} ({c['metric']}, {c['better']} is better)",
+                form(c["before"]),
+                form(c["after"]),
+                change,
+                str(c["items"]),
+                verdict(c),
+            ]
         )
     return rows
 
@@ -160,7 +166,10 @@ def terminal(document: Mapping[str, Any]) -> list[Table | str]:
             _table(
                 "what the model really says (greedy, at most 24 tokens)",
                 ["prompt", "new answer", "before", "after"],
-                [[a["prompt"], a["target_new"], one_line(a["before"]), one_line(a["after"])] for a in document["answers"]],
+                [
+                    [a["prompt"], a["target_new"], one_line(a["before"]), one_line(a["after"])]
+                    for a in document["answers"]
+                ],
             )
         )
     if missed := lost(document):
@@ -214,7 +223,10 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += ["## What the model really says", "", "Greedy generation, at most 24 tokens.", ""]
         lines += _md_table(
             ["prompt", "new answer", "before", "after"],
-            [[a["prompt"], a["target_new"], one_line(a["before"], 160), one_line(a["after"], 160)] for a in document["answers"]],
+            [
+                [a["prompt"], a["target_new"], one_line(a["before"], 160), one_line(a["after"], 160)]
+                for a in document["answers"]
+            ],
         )
         lines += [""]
     lines += ["## Facts that need a look", ""]
@@ -230,7 +242,13 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += _md_table(
             ["fact", "prompt", "new answer", "edit success", "loss when trained"],
             [
-                [f["id"], f["prompt"], f["target_new"], percent(f["after"][scores.SUCCESS]), f"{f['loss_after']:.3f}"]
+                [
+                    f["id"],
+                    f["prompt"],
+                    f["target_new"],
+                    percent(f["after"][scores.SUCCESS]),
+                    f"{f['loss_after']:.3f}",
+                ]
                 for f in missed[:20]
             ],
         )
@@ -243,7 +261,10 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
         "## What the numbers mean",
         "",
-        *(f"- `{name}`: {m['definition']}. Range {m['range']}; better: {m['better']}." for name, m in document["metrics"].items()),
+        *(
+            f"- `{name}`: {m['definition']}. Range {m['range']}; better: {m['better']}."
+            for name, m in document["metrics"].items()
+        ),
         "",
         "Losses are mean negative log-likelihoods per target token in nats, the end-of-sequence token included.",
         "",

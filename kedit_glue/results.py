@@ -77,7 +77,10 @@ def _batch(plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger,
     entry: dict[str, Any] = {"batch": number, "facts": len(ids)}
     for kind in ("train", "merge"):
         if f"{name}/{kind}" in stages and (record := ledger.record(stages[f"{name}/{kind}"])):
-            entry["training" if kind == "train" else "merge"] = {**record["result"], "seconds": record["seconds"]}
+            entry["training" if kind == "train" else "merge"] = {
+                **record["result"],
+                "seconds": record["seconds"],
+            }
     if (raw := _optional(stages, f"{name}/edits")) is not None:
         entry["edited"] = scores.score(raw, base, ids)
         entry["all_so_far"] = scores.score(raw, base, [f["id"] for f in raw["facts"]])

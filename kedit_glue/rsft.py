@@ -70,9 +70,7 @@ def sample_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     shifted = labels[:, 1:]
     wanted = shifted != IGNORED
-    token_loss = torch.nn.functional.cross_entropy(
-        logits[:, :-1][wanted].float(), shifted[wanted], reduction="none"
-    )
+    token_loss = torch.nn.functional.cross_entropy(logits[:, :-1][wanted].float(), shifted[wanted], reduction="none")
     rows = wanted.nonzero()[:, 0]
     total = torch.zeros(labels.shape[0], device=labels.device).index_add_(0, rows, token_loss)
     return total / wanted.sum(dim=1).clamp(min=1)
@@ -121,9 +119,7 @@ class RSFT(TrainerCallback):
         """Before the optimizer is made: freeze what LLaMA-Factory's own options could not name."""
         count, names = freeze_all_but(model, self.settings.trainable)
         total = sum(p.numel() for p in model.parameters())
-        self.emit(
-            {"event": "trainable", "parameters": count, "of": total, "tensors": len(names), "first": names[0]}
-        )
+        self.emit({"event": "trainable", "parameters": count, "of": total, "tensors": len(names), "first": names[0]})
 
     def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):  # type: ignore[no-untyped-def]
         if args.gradient_accumulation_steps != 1:
@@ -132,9 +128,7 @@ class RSFT(TrainerCallback):
             raise ValueError("R-SFT trains in one process; this run has " + str(args.world_size))
         dataset = train_dataloader.dataset
         if len(dataset) != len(self.traces):
-            raise ValueError(
-                f"LLaMA-Factory kept {len(dataset)} of {len(self.traces)} facts (cutoff_len too small?)"
-            )
+            raise ValueError(f"LLaMA-Factory kept {len(dataset)} of {len(self.traces)} facts (cutoff_len too small?)")
         for row in range(len(dataset)):
             ids, labels = dataset[row]["input_ids"], dataset[row]["labels"]
             if all(label == IGNORED for label in labels):
@@ -156,9 +150,7 @@ class RSFT(TrainerCallback):
         with torch.no_grad():
             for start in range(0, len(loader.dataset), size):
                 rows = [loader.dataset[i] for i in range(start, min(start + size, len(loader.dataset)))]
-                batch = {
-                    k: v.to(args.device) for k, v in loader.collate_fn(rows).items() if torch.is_tensor(v)
-                }
+                batch = {k: v.to(args.device) for k, v in loader.collate_fn(rows).items() if torch.is_tensor(v)}
                 labels = batch.pop("labels")
                 found += sample_losses(model(**batch).logits, labels).tolist()
         model.train(was_training)
@@ -235,9 +227,7 @@ class RSFT(TrainerCallback):
     def on_train_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):  # type: ignore[no-untyped-def]
         self.hooked = False
         self.step_seconds = time.monotonic() - self.started
-        for trace, loss in zip(
-            self.traces, self._losses_of_all(args, model, train_dataloader), strict=True
-        ):
+        for trace, loss in zip(self.traces, self._losses_of_all(args, model, train_dataloader), strict=True):
             trace.loss_after = loss
             trace.learned = loss < self.settings.loss_threshold
         self.trace_file.write_text(

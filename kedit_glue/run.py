@@ -41,13 +41,27 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("recipe", nargs="?", type=Path, help="the recipe, a YAML file")
-    made.add_argument("--dry-run", action="store_true", help="print each stage and its command, write all YAML, start nothing")
-    made.add_argument("--check", action="store_true", help="look at versions, model, data, disk and memory, start nothing")
-    made.add_argument("--fresh", action="store_true", help="forget what this run did before, edits made by hand included")
     made.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a recipe value, e.g. train.epochs=5; repeatable"
+        "--dry-run",
+        action="store_true",
+        help="print each stage and its command, write all YAML, start nothing",
     )
-    made.add_argument("--explain", action="store_true", help="print every recipe key with its meaning, range and default")
+    made.add_argument(
+        "--check", action="store_true", help="look at versions, model, data, disk and memory, start nothing"
+    )
+    made.add_argument(
+        "--fresh", action="store_true", help="forget what this run did before, edits made by hand included"
+    )
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a recipe value, e.g. train.epochs=5; repeatable",
+    )
+    made.add_argument(
+        "--explain", action="store_true", help="print every recipe key with its meaning, range and default"
+    )
     return made
 
 

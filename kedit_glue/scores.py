@@ -109,9 +109,7 @@ def summary(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found[metric] = {
             "mean": _mean(kept),
             "facts": len(kept),
-            "by_kind": {
-                kind: _mean([f[kind] for f in per_fact if f.get(kind) is not None]) for kind in kinds
-            },
+            "by_kind": {kind: _mean([f[kind] for f in per_fact if f.get(kind) is not None]) for kind in kinds},
         }
     return found
 
@@ -134,7 +132,7 @@ MAIN_METRICS = ("acc", "exact_match", "word_perplexity", "byte_perplexity", "bit
 
 def main_metric(task: Mapping[str, Any]) -> str | None:
     """The metric a task is read by: the first of MAIN_METRICS that it has, for any filter of lm-eval's."""
-    names = [n for n in task["metrics"] if not n.partition(",")[0].endswith("_stderr")]
+    names: list[str] = [n for n in task["metrics"] if not n.partition(",")[0].endswith("_stderr")]
     for wanted in MAIN_METRICS:
         for name in names:
             if name.partition(",")[0] == wanted:

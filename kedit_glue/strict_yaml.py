@@ -60,9 +60,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.yaml_implicit_resolvers = {
     first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag not in (f"{TAG}timestamp", f"{TAG}float", f"{TAG}value")
+        (tag, pattern) for tag, pattern in resolvers if tag not in (f"{TAG}timestamp", f"{TAG}float", f"{TAG}value")
     ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
@@ -166,7 +164,7 @@ def _compose(text: str, file: str) -> yaml.Node | None:
             return None
         node = loader.compose_document()
         if loader.check_node():
-            second = loader.peek_event()  # type: ignore[no-untyped-call]
+            second = loader.peek_event()
             mark = second.start_mark
             raise _error(file, mark, "a second document begins here ('---')", "one document per file")
         return node
@@ -292,9 +290,7 @@ class _Builder:
         if isinstance(value, yaml.ScalarNode):
             written = self.text[value.start_mark.index : value.end_mark.index]
         at = value.start_mark
-        self.positions[path] = Position(
-            self.file, mark.line + 1, mark.column + 1, at.line + 1, at.column + 1, written
-        )
+        self.positions[path] = Position(self.file, mark.line + 1, mark.column + 1, at.line + 1, at.column + 1, written)
 
     def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         kind = node.tag.removeprefix(TAG)
@@ -305,9 +301,7 @@ class _Builder:
             return None
         if kind in ("int", "float") and OLD_NUMBER.fullmatch(node.value):
             hint = "write it without leading zeros, or in quotes if it is text"
-            self.refuse(
-                path, node.start_mark, f"{node.value} (a number in base 8 or 60)", "a decimal number", hint
-            )
+            self.refuse(path, node.start_mark, f"{node.value} (a number in base 8 or 60)", "a decimal number", hint)
             return None
         try:
             return self.loader.construct_object(node)
@@ -370,9 +364,7 @@ class _Builder:
             return str(node.value)
         kind = KINDS.get(node.tag.removeprefix(TAG), node.tag.replace(TAG, "!!"))
         hint = f'if you mean it, put it in quotes: "{node.value}"'
-        self.refuse(
-            (*path, node.value), node.start_mark, f"YAML reads this key as {kind}", "text as a key", hint
-        )
+        self.refuse((*path, node.value), node.start_mark, f"YAML reads this key as {kind}", "text as a key", hint)
         return None
 
 

@@ -145,9 +145,7 @@ def listed(value: object, aspect: str, kind: str, keys: tuple[str, str]) -> Foun
     dropped = []
     for number, item in enumerate(items, 1):
         if not isinstance(item, Mapping):
-            dropped.append(
-                f"{where} {number} is {described(item)}, not an object with {keys[0]} and {keys[1]}"
-            )
+            dropped.append(f"{where} {number} is {described(item)}, not an object with {keys[0]} and {keys[1]}")
             continue
         prompts = item.get(keys[0])
         for prompt in prompts if isinstance(prompts, list) and prompts else [prompts]:
@@ -165,9 +163,7 @@ def by_kind(raw: Record, aspect: str) -> Found:
         return Found()
     if not isinstance(value, Mapping):
         return Found(dropped=[f"{aspect} is {described(value)}, not an object {{kind: [probes]}}"])
-    return joined(
-        listed(items, aspect, str(kind), ("prompt", "ground_truth")) for kind, items in value.items()
-    )
+    return joined(listed(items, aspect, str(kind), ("prompt", "ground_truth")) for kind, items in value.items())
 
 
 def joined(parts: Iterable[Found]) -> Found:

@@ -34,9 +34,7 @@ def load(path: Path, format: str = "auto", limit: int | None = None) -> FactSet:
     if format != "auto" and format not in FORMATS:
         like = nearest(format, ("auto", *FORMATS))
         todo = f"did you mean {like!r}?" if like else "name one of these"
-        raise FactsError(
-            f"{path}: unknown format {shown(format)}. Allowed: auto, {', '.join(FORMATS)}. Next: {todo}"
-        )
+        raise FactsError(f"{path}: unknown format {shown(format)}. Allowed: auto, {', '.join(FORMATS)}. Next: {todo}")
     if limit is not None and limit < 1:
         raise refused(path, f"limit {limit}", "a limit of 1 or more, or none", "raise it or leave it out")
     found, raws = read(path, format)
@@ -69,9 +67,7 @@ def read(path: Path, format: str) -> tuple[str, list[reading.Raw]]:
             raise error
         return "csv", rows
     if suffix in reading.TABLES:
-        raise refused(
-            path, f"a {suffix} file, to be read as {format}", ".json or .jsonl for it", "use format csv"
-        )
+        raise refused(path, f"a {suffix} file, to be read as {format}", ".json or .jsonl for it", "use format csv")
     start = text.lstrip()[0]
     if suffix in reading.LISTS or (suffix not in reading.LINES and start == "["):
         return format, reading.json_list(path, text)

@@ -35,9 +35,7 @@ def text_of(path: Path) -> str:
     except IsADirectoryError:
         raise refused(path, "a folder", f"one file ({EXTENSIONS})", "name a file in it") from None
     except OSError as error:
-        raise refused(
-            path, f"cannot be read ({error.strerror})", "a readable file", "check its permissions"
-        ) from None
+        raise refused(path, f"cannot be read ({error.strerror})", "a readable file", "check its permissions") from None
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise refused(path, "UTF-16 text", "UTF-8 text", "save it as UTF-8")
     if b"\0" in data:
@@ -49,9 +47,7 @@ def text_of(path: Path) -> str:
         # e.object lacks a byte order mark that was there, so count in it and not in ``data``
         line = error.object[: error.start].count(b"\n") + 1
         byte = error.object[error.start]
-        raise refused(
-            path, f"not UTF-8: byte 0x{byte:02x} in line {line}", "UTF-8 text", "save it as UTF-8"
-        ) from None
+        raise refused(path, f"not UTF-8: byte 0x{byte:02x} in line {line}", "UTF-8 text", "save it as UTF-8") from None
     if not text.strip():
         raise refused(path, "an empty file", "a list of records", "put at least one record into it")
     return text
@@ -68,13 +64,9 @@ def json_list(path: Path, text: str) -> list[Raw]:
             json_remedy(text, error),
         ) from None
     except RecursionError:
-        raise refused(
-            path, "lists or objects nested too deep", "a list of records", "name another file"
-        ) from None
+        raise refused(path, "lists or objects nested too deep", "a list of records", "name another file") from None
     except ValueError as error:
-        raise refused(
-            path, f"not readable JSON ({error})", "a list of records", "correct that value"
-        ) from None
+        raise refused(path, f"not readable JSON ({error})", "a list of records", "correct that value") from None
     if isinstance(value, dict):
         raise refused(
             path,
@@ -119,9 +111,7 @@ def json_line(position: str, line: str) -> Raw:
 def csv_table(path: Path, text: str) -> tuple[list[str], list[Raw]]:
     """The header, and a dict for each row; blank lines are skipped."""
     # strict: otherwise one quote that is never closed swallows the rest of the file in silence
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter_of(text), strict=True, skipinitialspace=True
-    )
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text), strict=True, skipinitialspace=True)
     header: list[str] = []
     rows = []
     start = 1

@@ -40,9 +40,7 @@ def to_edit(raw: Record, position: str) -> Parsed:
             single(raw, UNNAMED, "portability_prompt", "portability_ground_truth"),
         ]
     )
-    locality = joined(
-        [by_kind(raw, "locality"), single(raw, UNNAMED, "locality_prompt", "locality_ground_truth")]
-    )
+    locality = joined([by_kind(raw, "locality"), single(raw, UNNAMED, "locality_prompt", "locality_ground_truth")])
     edit = Edit(
         id=own_id(raw),
         prompt=prompt,

@@ -164,8 +164,7 @@ def questions_about(fact: Mapping[str, Any], metrics: set[str]) -> list[dict[str
         asked.append({"metric": "edit_success", "prompt": fact["prompt"], "target": fact["target_new"]})
     if "generalization" in metrics:
         asked += [
-            {"metric": "generalization", "prompt": p, "target": fact["target_new"]}
-            for p in fact["rephrase_prompts"]
+            {"metric": "generalization", "prompt": p, "target": fact["target_new"]} for p in fact["rephrase_prompts"]
         ]
     for metric in ("portability", "locality"):
         if metric in metrics:

@@ -68,9 +68,7 @@ def on_device(device: str) -> Iterator[int]:
 
     class CudaIsCpu(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            return func(
-                *(to_cpu(a) for a in args), **{k: to_cpu(v) for k, v in (kwargs or {}).items()}
-            )
+            return func(*(to_cpu(a) for a in args), **{k: to_cpu(v) for k, v in (kwargs or {}).items()})
 
     with CudaIsCpu():
         yield 0

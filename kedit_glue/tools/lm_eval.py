@@ -14,7 +14,7 @@ Emit = Callable[[Mapping[str, Any]], None]
 
 def preload() -> None:
     """The imports a general-ability stage needs; paid once by the warm server."""
-    import lm_eval  # noqa: F401
+    import lm_eval
     import lm_eval.models.huggingface  # noqa: F401
 
 

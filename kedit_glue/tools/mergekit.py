@@ -25,7 +25,7 @@ class MergeError(RuntimeError):
 
 def preload() -> None:
     """The imports a merging stage needs; paid once by the warm server."""
-    import mergekit.merge  # noqa: F401
+    import mergekit.merge
     import mergekit.merge_methods.registry  # noqa: F401
 
 
@@ -131,7 +131,7 @@ class Weights:
         if not files:
             raise MergeError(f"{folder} holds no safetensors file")
         self._open = {file: safe_open(file, framework="pt") for file in files}
-        self.file_of = {name: file for file, handle in self._open.items() for name in handle.keys()}
+        self.file_of = {name: file for file, handle in self._open.items() for name in handle.keys()}  # noqa: SIM118 (no dict)
 
     def __getitem__(self, name: str) -> Any:
         return self._open[self.file_of[name]].get_tensor(name)
@@ -143,7 +143,7 @@ class Weights:
 def _same_bits(one: Any, other: Any) -> bool:
     import torch
 
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+    return bool(one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other))
 
 
 def restore_untouched(before: Path, tuned: Path, merged: Path, trainable: str) -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from kedit_glue import models
 
 pytestmark = pytest.mark.slow
@@ -88,9 +87,7 @@ class Model:
                 width = max(len(ids) for ids in whole)
                 pad = self.tokenizer.pad_token_id
                 padded = self.torch.tensor([ids + [pad] * (width - len(ids)) for ids in whole])
-                mask = self.torch.tensor(
-                    [[1] * len(ids) + [0] * (width - len(ids)) for ids in whole]
-                )
+                mask = self.torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in whole])
                 logits = self.model(input_ids=padded, attention_mask=mask).logits
                 logprobs = logits.log_softmax(-1)
                 for row, ((prompt, _), ids) in enumerate(zip(chunk, whole, strict=True)):
@@ -139,9 +136,7 @@ def test_new_answers_are_not_given_yet(model: Model, pairs: list[tuple[str, str]
 
 
 @pytest.mark.parametrize("pairs", [EDITS, REPHRASED], ids=["prompts", "rephrasings"])
-def test_no_new_answer_is_predicted_token_by_token(
-    model: Model, pairs: list[tuple[str, str]]
-) -> None:
+def test_no_new_answer_is_predicted_token_by_token(model: Model, pairs: list[tuple[str, str]]) -> None:
     accuracies = model.accuracies(pairs)
     print(f"\nteacher-forced accuracy of target_new: {mean(accuracies):.3f}")
     assert [pair for pair, value in zip(pairs, accuracies, strict=True) if value == 1] == []

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ValidationError
-
 from kedit_glue import recipe as recipe_module
 from kedit_glue import recipe_checks, strict_yaml
 from kedit_glue.problems import RecipeError
@@ -24,6 +22,7 @@ from kedit_glue.recipe import (
     normalized,
     resolve_layers,
 )
+from pydantic import BaseModel, ValidationError
 
 HEAD = "name: run\nmodel: smollm2-135m\nedits:\n  source: facts.json\n"
 TOP = ", ".join(Recipe.model_fields)
@@ -64,6 +63,27 @@ def problems(folder: Path, text: str, *overrides: str) -> list[str]:
     return [str(p).removeprefix(str(folder / "r.yaml")) for p in caught.value.problems]
 
 
+def test_all_at_once_in_line_order(folder: Path) -> None:
+    text = (
+        "zzz: 1\nmerge: {onto: previous, when: end, parameters: {weight: [a, {value: b}], normalize: 1}}\n"
+        "name: run\nmodel: smollm2-135m\nscore: {general: {tasks: [1, 2]}}\ntemplates: nowhere\n"
+        "edits: {source: none, batch_size: 4}\ntrain: {mini_batch: 5, epochs: 0, "
+        "extra: {packing: 1}, layers: [-1, x]}\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        load(folder, text, "seed=x", "device=tpu")
+    found = [(p.line, p.column, p.key) for p in caught.value.problems]
+    assert found == [
+        (1, 1, "zzz"), (2, 9, "merge.onto"), (2, 58, "merge.parameters.weight[0]"),
+        (2, 85, "merge.parameters.normalize"), (5, 27, "score.general.tasks[0]"),
+        (5, 30, "score.general.tasks[1]"),
+        (6, 12, "templates"), (7, 17, "edits.source"), (8, 9, "train.mini_batch"), (8, 32, "train.epochs"),
+        (8, 43, "train.extra.packing"), (8, 65, "train.layers[0]"), (8, 69, "train.layers[1]"),
+        (None, None, "seed"), (None, None, "device"),
+    ]  # fmt: skip
+    assert str(caught.value).startswith(f"15 problems in {folder / 'r.yaml'}; nothing was started\n")
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -81,8 +101,7 @@ def problems(folder: Path, text: str, *overrides: str) -> list[str]:
         ),
         (
             "train.epochs=",
-            "--set train.epochs  train.epochs: nothing (no value given); "
-            "allowed: a whole number from 1 to 1000",
+            ("--set train.epochs  train.epochs: nothing (no value given); allowed: a whole number from 1 to 1000"),
         ),
         (
             "train.epochs",
@@ -94,13 +113,19 @@ def problems(folder: Path, text: str, *overrides: str) -> list[str]:
         ),
         (
             "train.epochs='",
-            "--set train.epochs  train.epochs: a quote that is not closed or not closed well; "
-            "allowed: the same quote at the end; found unexpected end of stream",
+            (
+                "--set train.epochs  train.epochs: a quote that is not closed or not closed well; "
+                "allowed: the same quote at the end; found unexpected end of stream"
+            ),
         ),
         ("name.x=1", "--set name.x  name.x: 'name' holds no keys; allowed: a key of a section"),
         (
             "edits.source=no",
-            '--set edits.source  edits.source: no (true/false); allowed: a path that exists, relative to the current folder or to the recipe\'s; if it is text, put it in quotes: "no"',
+            (
+                "--set edits.source  edits.source: no (true/false); allowed: a path that exists, "
+                "relative to the current folder or to the recipe's; "
+                'if it is text, put it in quotes: "no"'
+            ),
         ),
         (
             "merge.parameters.weight=0",
@@ -115,7 +140,8 @@ def test_bad_overrides(override: str, expected: str, folder: Path) -> None:
 def test_overrides(folder: Path) -> None:
     text = HEAD + "train:\nmerge: {method: ties, parameters: {weight: 0.5, density: 0.2}}\nseed: nonsense\n"
     overrides = ("train.epochs=3", "train.learning_rate=5e-5", "merge.parameters.normalize=false", "seed=7",
-                 "train.layers=[1, 4-8]", "name=other", "score.general.limit=2", "train.epochs=4")  # fmt: skip
+                 "train.layers=[1, 4-8]", "name=other", "score.general.limit=2",
+                 "train.epochs=4")  # fmt: skip
     recipe = load(folder, text, *overrides)
     assert (recipe.name, recipe.seed, recipe.train.epochs, recipe.train.learning_rate) == (
         "other",
@@ -133,7 +159,7 @@ def test_defaults(folder: Path) -> None:
     assert (recipe.train, recipe.merge, recipe.score) == (Train(), Merge(), Score())
     assert recipe.train.modules == ("mlp",) and recipe.merge.parameters == {"weight": 0.7}
     with pytest.raises(ValidationError):
-        recipe.name = "other"  # type: ignore[misc]
+        recipe.name = "other"
     recipe.merge.parameters["weight"] = 0
     assert Merge().parameters == {"weight": 0.7}, "a default is nobody's to change"
 
@@ -145,12 +171,11 @@ def test_defaults(folder: Path) -> None:
         "train: {learning_rate: 1, precision: bf16, extra: {warmup_steps: 3}}\ndevice: cpu\n",
         "merge: {when: end}\nscore: {edits: {when: each, metrics: []}, general: {when: each}}\n",
         "merge: {method: ties, parameters: {weight: 0.5, normalize: false}}\n",
+        "merge: {method: ties}\n",
         "merge: {method: ties, parameters: {weight: 1}}\n",
-        "merge: {method: ties, parameters: {weight: [{filter: mlp, value: 1}, {value: 0}], "
-        "normalize: true}}\n",
+        ("merge: {method: ties, parameters: {weight: [{filter: mlp, value: 1}, {value: 0}], normalize: true}}\n"),
         "merge: {method: linear, parameters: {weight: [0, 0.5], normalize: true}}\n",
-        "merge: {method: sce, parameters: {}, onto: previous, dtype: bfloat16, "
-        "extra: {tokenizer_source: base}}\n",
+        ("merge: {method: sce, parameters: {}, onto: previous, dtype: bfloat16, extra: {tokenizer_source: base}}\n"),
         "edits: &e {source: facts.json, limit: 2}\n",
     ],
 )
@@ -194,7 +219,7 @@ def test_layers() -> None:
         ("some", "'some' is no layer expression: 'all', '4-8', 'first 4', 'last 4' or numbers"),
     ):
         with pytest.raises(ValueError) as caught:
-            resolve_layers(expression, 30)  # type: ignore[arg-type]
+            resolve_layers(expression, 30)
         assert str(caught.value) == message
 
 

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 
 import pytest
-
 from kedit_glue import strict_yaml
 from kedit_glue.problems import Problem, RecipeError
 
@@ -78,8 +77,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "star": (
         b"filter: *\n",
-        ":1:9  '*' begins an alias here; allowed: *name, for an anchor &name above; "
-        "put text with '*' in quotes",
+        (":1:9  '*' begins an alias here; allowed: *name, for an anchor &name above; put text with '*' in quotes"),
     ),
     "ampersand": (
         b"a: &\n",
@@ -91,8 +89,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "merge list of scalars": (
         b"a: {<<: [1]}\n",
-        ":1:5  a.<<: a merge key that names no mapping; allowed: <<: *anchor, of a mapping, "
-        "or a list of such",
+        (":1:5  a.<<: a merge key that names no mapping; allowed: <<: *anchor, of a mapping, or a list of such"),
     ),
     "merge twice": (
         b"a: &a {b: 1}\nc:\n  <<: *a\n  <<: *a\n",
@@ -100,26 +97,31 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "python object": (
         b"a: !!python/object/apply:os.system ['true']\n",
-        f":1:4  a: a Python object: !!python/object/apply:os.system; {PLAIN}; "
-        "remove !!python/object/apply:os.system",
+        (f":1:4  a: a Python object: !!python/object/apply:os.system; {PLAIN}; remove !!python/object/apply:os.system"),
     ),
     "python name": (
         b"a: !!python/name:os.system\n",
-        f":1:4  a: a Python object: !!python/name:os.system; {PLAIN}; "
-        "remove !!python/name:os.system or quote the text",
+        (
+            f":1:4  a: a Python object: !!python/name:os.system; {PLAIN}; "
+            "remove !!python/name:os.system or quote the text"
+        ),
     ),
     "own tag": (b"a: !thing 3\n", f":1:4  a: a YAML tag: !thing; {PLAIN}; remove !thing or quote the text"),
     "set": (b"a: !!set {b}\n", f":1:4  a: a YAML tag: !!set; {PLAIN}; remove !!set"),
     "wrong tag": (b"a: !!int b\n", ":1:4  a: b cannot be read; allowed: a whole number"),
     "octal": (
         b"a: 010\n",
-        ":1:4  a: 010 (a number in base 8 or 60); allowed: a decimal number; "
-        "write it without leading zeros, or in quotes if it is text",
+        (
+            ":1:4  a: 010 (a number in base 8 or 60); allowed: a decimal number; "
+            "write it without leading zeros, or in quotes if it is text"
+        ),
     ),
     "base 60": (
         b"a: 1:30\n",
-        ":1:4  a: 1:30 (a number in base 8 or 60); allowed: a decimal number; "
-        "write it without leading zeros, or in quotes if it is text",
+        (
+            ":1:4  a: 1:30 (a number in base 8 or 60); allowed: a decimal number; "
+            "write it without leading zeros, or in quotes if it is text"
+        ),
     ),
     "endless number": (
         b"a: " + b"9" * 5000,
@@ -135,8 +137,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "number as key": (
         b"a: {1: 2}\n",
-        ":1:5  a.1: YAML reads this key as a whole number; allowed: text as a key; "
-        f'if you mean it, {QUOTE}: "1"',
+        (f':1:5  a.1: YAML reads this key as a whole number; allowed: text as a key; if you mean it, {QUOTE}: "1"'),
     ),
     "open list": (b"a: [1\nb: 2\n", ":1:4  '[' is not closed; allowed: [one, two]"),
     "open mapping": (
@@ -149,13 +150,17 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "open quote": (
         b"a: 'x\n",
-        ":1:4  a quote that is not closed or not closed well; allowed: the same quote at the end; "
-        "found unexpected end of stream",
+        (
+            ":1:4  a quote that is not closed or not closed well; allowed: the same quote at the end; "
+            "found unexpected end of stream"
+        ),
     ),
     "colon in text": (
         b"a: b: c\n",
-        ":1:5  a ':' that cannot stand here; allowed: one 'key: value' per line; "
-        "put text that holds ': ' in quotes, or check the indentation and the line above",
+        (
+            ":1:5  a ':' that cannot stand here; allowed: one 'key: value' per line; "
+            "put text that holds ': ' in quotes, or check the indentation and the line above"
+        ),
     ),
     "no colon": (
         b"x: 1\na\nb: 1\n",

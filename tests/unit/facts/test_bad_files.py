@@ -7,7 +7,6 @@ import pickle
 from pathlib import Path
 
 import pytest
-
 from kedit_glue.facts import FORMATS, FactsError, load
 
 GOOD = '{"prompt": "p", "target_new": "t"}'
@@ -123,8 +122,7 @@ def message(path: Path, **options: object) -> str:
         (
             "a.csv",
             "prompt,target_new,prompt\np,t,u\n",
-            f"line 1: two columns are named 'prompt'. Allowed: {COLUMNS}. "
-            "Next: rename one, e.g. rephrase_prompt_2.",
+            f"line 1: two columns are named 'prompt'. Allowed: {COLUMNS}. Next: rename one, e.g. rephrase_prompt_2.",
         ),
         (
             "a.csv",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from kedit_glue.facts import Edit, FactsError, FactSet, Unusable, load, summary
 
 GOOD = {"prompt": "The mayor of Elbonia is", "target_new": "Ada"}
@@ -47,8 +46,7 @@ def bad(**values: Any) -> dict[str, Any]:
         (
             {"prompt": "p", "target_nwe": "a"},
             "missing field",
-            "no target_new (found: 'prompt', 'target_nwe'; did you mean 'target_new' where it says "
-            "'target_nwe'?)",
+            "no target_new (found: 'prompt', 'target_nwe'; did you mean 'target_new' where it says 'target_nwe'?)",
         ),
         ({}, "missing field", "no prompt (found: none)"),
         ("text", "bad record", "a string, not an object with named fields"),
@@ -103,9 +101,7 @@ def test_unusable_record(tmp_path: Path, raw: Any, kind: str, message: str) -> N
         ),
     ],
 )
-def test_unusable_record_of_a_format(
-    tmp_path: Path, format: str, raw: dict[str, Any], kind: str, message: str
-) -> None:
+def test_unusable_record_of_a_format(tmp_path: Path, format: str, raw: dict[str, Any], kind: str, message: str) -> None:
     sound = {
         "prompt": "p", "target_new": "t", "target": "t", "src": "p", "alt": "t",
     }  # fmt: skip
@@ -246,9 +242,7 @@ def test_nothing_sound(tmp_path: Path) -> None:
 
 def test_summary(tmp_path: Path) -> None:
     assert summary(load_records(tmp_path, GOOD)) == ["1 fact from facts.json (records)"]
-    facts = load_records(
-        tmp_path, GOOD, GOOD, GOOD, GOOD, bad(rephrase_prompt=""), bad(prompt=" ", target_new="x")
-    )
+    facts = load_records(tmp_path, GOOD, GOOD, GOOD, GOOD, bad(rephrase_prompt=""), bad(prompt=" ", target_new="x"))
     assert summary(facts, most=2) == [
         "2 facts from facts.json (records), 6 records read",
         "left out: 3 duplicates (record 2 repeats record 1; record 3 repeats record 1; and 1 more)",

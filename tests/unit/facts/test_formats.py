@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from kedit_glue.facts import FactSet, Probe, load
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from kedit_glue.facts import FactsError, Unusable, load
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -49,8 +48,7 @@ def test_contradictions_in_counterfact() -> None:
         Unusable(
             "record 1092",
             "contradiction",
-            "record 1092 says 'Hamburg' where record 453 says 'Shanghai' for 'The twin city of Tirana is' "
-            + first,
+            "record 1092 says 'Hamburg' where record 453 says 'Shanghai' for 'The twin city of Tirana is' " + first,
         ),
         Unusable(
             "record 1852",
