@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +61,10 @@ def check_model(folder: Path) -> list[Finding]:
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        import json
-
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return [*findings, Finding("fail", "model", f"{index} cannot be read: fetch the model again")]
         if missing := sorted(n for n in named if not (folder / n).is_file()):
             findings.append(
                 Finding("fail", "model", f"its index names shards that are not there: {', '.join(missing)}")
@@ -83,11 +85,12 @@ def model_bytes(folder: Path) -> int:
 def check_room(recipe: Recipe, plan: Plan, model: Path, run_folder: Path, device: str) -> list[Finding]:
     """Disk for the models that will be kept, memory for training, by rules of thumb that are stated."""
     size = model_bytes(model)
-    kept = 2 * len(plan.batches) if recipe.keep == "all" else 4
+    every, few = 2 * len(plan.batches), 4
+    kept = every if recipe.keep == "all" else min(every, few)
     need = size * (kept + 1)
     already = sum(f.stat().st_size for f in run_folder.rglob("*.safetensors")) if run_folder.exists() else 0
     free = environment.disk_free(run_folder) + already
-    remedy = "" if recipe.keep == "last" else "; keep: last needs less"
+    remedy = "; keep: last needs less" if kept > few else "; make room, or set output: to a folder on another disk"
     findings = [
         Finding(
             "ok" if free > need else "fail",

@@ -12,8 +12,6 @@ from kedit_glue.plan import Plan, Stage
 from kedit_glue.progress import Display, Estimate, duration
 from kedit_glue.runner import Runner
 
-DISK_FULL = 28
-
 
 def size_of(stage: Stage) -> float:
     """Facts that a stage works on, for the estimate of time; 1 where that does not matter."""

@@ -46,18 +46,20 @@ def write_rendered(files: Iterable[Rendered], templates: Path | None, fresh: boo
         require(text, file.must_say, str(file.path))
         kept = file.path.parent / KEPT / file.path.name
         on_disk = file.path.read_text(encoding="utf-8") if file.path.is_file() else None
-        last = kept.read_text(encoding="utf-8") if kept.is_file() else None
-        by_hand = on_disk is not None and last is not None and on_disk != last and on_disk != text
+        # deleted by the user, as EditedTwice advises: the file stands as it is
+        last = kept.read_text(encoding="utf-8") if kept.is_file() else text
+        by_hand = on_disk is not None and on_disk not in (last, text)
         if not by_hand or fresh:
             _write_if_new(file.path, text)
             _write_if_new(kept, text)
         elif text == last:
+            _write_if_new(kept, text)
             edits.append(HandEdit(file.path, difference(last, on_disk or "", file.path.name)))
         else:
             raise EditedTwice(
                 f"{file.path} was edited by hand, and the recipe changed it as well.\n"
-                f"by hand:\n{difference(last or '', on_disk or '', file.path.name)}\n"
-                f"by the recipe:\n{difference(last or '', text, file.path.name)}\n"
+                f"by hand:\n{difference(last, on_disk or '', file.path.name)}\n"
+                f"by the recipe:\n{difference(last, text, file.path.name)}\n"
                 "Take the recipe's change back, or make it in the file and delete "
                 f"{kept}, or give --fresh to drop the edits made by hand."
             )

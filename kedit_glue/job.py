@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,7 +17,7 @@ from typing import Any
 import yaml
 
 from kedit_glue import check, environment, facts, files, models, report, results
-from kedit_glue.execute import execute, export
+from kedit_glue.execute import OutputMissing, execute, export
 from kedit_glue.ledger import Ledger, fingerprint, write_json
 from kedit_glue.merging import MergeMethod
 from kedit_glue.plan import Place, Plan, make_plan
@@ -23,6 +25,7 @@ from kedit_glue.progress import Display
 from kedit_glue.recipe import Recipe, load_recipe, normalized
 from kedit_glue.runner import Job, Runner
 from kedit_glue.stage import quiet_environment
+from kedit_glue.tools.prepare import split_rephrasings
 
 
 class CannotStart(ValueError):
@@ -38,6 +41,8 @@ class Options:
     dry_run: bool = False
     check: bool = False
     fresh: bool = False
+    python: str = sys.executable
+    """The interpreter that runs each stage by its command (``runner: command``)."""
 
 
 @contextmanager
@@ -65,6 +70,7 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
     recipe = load_recipe(
         options.recipe, options.overrides, {name: frozenset(m.parameters) for name, m in known.items()}
     )
+    written = options.recipe.read_bytes()  # now: it may lie in the folder that --fresh empties
     folder = Path(recipe.output).resolve() / recipe.name
     with held(folder):
         if options.fresh:
@@ -76,6 +82,7 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
             environment.runner_mode(recipe.runner, device),
             quiet_environment(models.kind_of(recipe.model) != "hub"),
             recipe.threads,
+            options.python,
         )
         if not (options.dry_run or options.check):
             runner.start()
@@ -83,7 +90,7 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
         model = find_model(recipe, folder, runner, display, offline=options.dry_run or options.check)
         prepared = prepare(recipe, edits, folder, model, runner, display, dry=options.dry_run or options.check)
         plan = make_plan(recipe, prepared, place(recipe, folder, model, known[recipe.merge.method], device))
-        write_inputs(recipe, options, plan, folder, device, display)
+        write_inputs(recipe, written, plan, folder, device, display)
         look(recipe, plan, folder, model, device, display, loud=options.check)
         if options.dry_run:
             show_plan(plan, runner, display)
@@ -99,7 +106,12 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
 def merge_methods() -> dict[str, MergeMethod]:
     from kedit_glue.tools import mergekit
 
-    return mergekit.methods(models.cache_dir())
+    try:
+        return mergekit.methods(models.cache_dir())
+    except importlib.metadata.PackageNotFoundError:
+        raise CannotStart("mergekit is not installed; install it with: uv sync") from None
+    except mergekit.MergeError as error:
+        raise CannotStart(str(error)) from None
 
 
 def clear(folder: Path) -> None:
@@ -164,7 +176,7 @@ def prepare(
     """
     target = folder / "facts.json"
     if dry:
-        return [{**edit, "response": f" {edit['target_new']}"} for edit in edits]
+        return [dry_fact(edit, recipe.train.rephrasings) for edit in edits]
     setup = folder / "setup"
     setup.mkdir(parents=True, exist_ok=True)
     write_json(setup / "loaded.json", list(edits))
@@ -177,6 +189,7 @@ def prepare(
             "output": str(setup / "facts.json"),
             "template": recipe.train.template,
             "cutoff_len": recipe.train.cutoff_len,
+            "rephrasings": recipe.train.rephrasings,
             "trust_remote_code": recipe.trust_remote_code,
         },
         setup,
@@ -188,11 +201,24 @@ def prepare(
         found = runner.run(job, display.event)
     finally:
         display.end()
+    if not (setup / "facts.json").is_file():
+        raise OutputMissing(
+            f"{job.title}: the tool ended without an error but wrote no {setup / 'facts.json'}\n"
+            f"  log: {job.file('log')}\n  what to do: {job.advice}"
+        )
     for item in found["left_out"]:
         display.say(f"left out: {item['position']} ({item['id']}): {item['message']}")
     (setup / "facts.json").replace(target)
     prepared: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))
     return prepared
+
+
+def dry_fact(edit: Mapping[str, Any], rephrasings: int) -> dict[str, Any]:
+    """A fact as ``prepare`` gives it, with no tokenizer asked."""
+    response = f" {edit['target_new']}"
+    trained, scored = split_rephrasings(list(edit["rephrase_prompts"]), rephrasings)
+    also = [{"prompt": prompt, "response": response} for prompt in trained]
+    return {**edit, "rephrase_prompts": scored, "response": response, "also_trained": also}
 
 
 def place(recipe: Recipe, folder: Path, model: str, method: MergeMethod, device: str) -> Place:
@@ -214,9 +240,9 @@ def place(recipe: Recipe, folder: Path, model: str, method: MergeMethod, device:
     )
 
 
-def write_inputs(recipe: Recipe, options: Options, plan: Plan, folder: Path, device: str, display: Display) -> None:
+def write_inputs(recipe: Recipe, written: bytes, plan: Plan, folder: Path, device: str, display: Display) -> None:
     """Everything a run reads: data, YAML, and the record of where it came from."""
-    shutil.copy(options.recipe, folder / "recipe.yaml")
+    (folder / "recipe.yaml").write_bytes(written)
     (folder / "resolved.yaml").write_text(
         yaml.safe_dump(normalized(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
@@ -267,7 +293,7 @@ def finish(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path, display: Di
     extras = [folder / "recipe.yaml", folder / "resolved.yaml", folder / "scores.json", folder / "report.md"]
     export(plan.final_model, folder / "model", [*extras, last_merge])
     for part in report.terminal(document):
-        display.console.print(part)
+        display.console.print(part, markup=False, emoji=False)
     display.say(f"\n{report.headline(document)}", style="bold")
     display.say(f"report: {folder / 'report.md'}\nedited model: {folder / 'model'}")
     return document

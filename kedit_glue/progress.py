@@ -27,6 +27,10 @@ def sentence(event: Mapping[str, Any]) -> str | None:
         return f"{event['learned']} of {event['of']} facts learned in {event['steps']} steps, {event['epochs']} epochs"
     if kind == "asked":
         return f"asked {event['position']} of {event['of']} prompts"
+    if kind == "corpus":
+        return f"read {event['position']} of {event['of']} texts"
+    if kind == "directions":
+        return f"directions of {event['position']} of {event['of']} matrices"
     if kind == "generating":
         return f"generating text for {event['of']} facts (fluency)"
     if kind == "general":
@@ -78,7 +82,7 @@ class Display:
     """Live on a terminal, plain lines elsewhere, and plain lines in the run's log in both cases."""
 
     def __init__(self, log: Path | None, console: Console | None = None):
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(highlight=False, soft_wrap=True, emoji=False)
         self.log = log
         self.live: Progress | None = None
         self.bar: Any = None
@@ -88,7 +92,7 @@ class Display:
 
     def say(self, text: str, style: str | None = None) -> None:
         """A line that stays."""
-        self.console.print(text, style=style, markup=False)
+        self._print(text, style)
         self._log(text)
 
     def begin(self, title: str, left: float | None) -> None:
@@ -100,17 +104,17 @@ class Display:
         if self.console.is_terminal:
             self.live = Progress(
                 SpinnerColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=self.console,
                 transient=True,
             )
             self.live.start()
             self.bar = self.live.add_task(title, total=None, note=self.left)
         else:
-            self.console.print(f"{title} …{' (' + self.left + ')' if self.left else ''}", markup=False)
+            self._print(f"{title} …{' (' + self.left + ')' if self.left else ''}")
 
     def event(self, event: Mapping[str, Any]) -> None:
         """The stage's tool reported something."""
@@ -128,7 +132,7 @@ class Display:
                 note=self.left,
             )
         elif lasting or time.monotonic() - self.last_plain > PLAIN_SECONDS:
-            self.console.print(f"  {text}", markup=False)
+            self._print(f"  {text}")
             self.last_plain = time.monotonic()
         if lasting or (self.live is not None and event.get("event") == "step"):
             self._log(f"  {text}")
@@ -141,8 +145,12 @@ class Display:
         if text:
             self.say(f"{self.title}: {text}" if self.title else text)
 
+    def _print(self, text: str, style: str | None = None) -> None:
+        """Text as it is: ``[/b]`` in a fact is no markup, ``:100:`` after a file's name no emoji."""
+        self.console.print(text, style=style, markup=False, emoji=False)
+
     def _log(self, text: str) -> None:
         if self.log is not None:
-            with self.log.open("a", encoding="utf-8") as file:
+            with self.log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 for line in text.splitlines() or [""]:
                     file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

@@ -72,6 +72,20 @@ class Edits(Section):
     batch_size: int = _whole(10, "How many facts are edited together, with one training and one merge", 1)
 
 
+class Protect(Section):
+    directions: int = _whole(
+        0,
+        "How many input directions, the ones general text uses most, each trained matrix keeps unchanged (0: none)",
+        0,
+        100000,
+    )
+    corpus: str | None = _text(
+        None,
+        "The general text that the directions come from (.jsonl, .json or .txt)",
+        f"a file that exists, {WORKING_FOLDERS}, or null",
+    )
+
+
 class Train(Section):
     modules: Annotated[tuple[str, ...], BeforeValidator(check_modules)] = _key(
         ("mlp",),
@@ -109,7 +123,13 @@ class Train(Section):
     precision: Literal["fp32", "bf16"] = _key("fp32", "The number format of training", "one of fp32, bf16")
     template: str = _text("empty", "LLaMA-Factory's chat template around each fact (empty: none)", "its name, as text")
     cutoff_len: int = _whole(256, "The longest prompt with its target, in tokens", 16, 131072)
+    rephrasings: int = _whole(
+        0, "How many of a fact's rephrasings are trained on as well; scoring asks only the others", 0, 1000
+    )
     shuffle: bool = _switch(True, "Whether each epoch takes the facts in a new order")
+    protect: Protect = Field(
+        default_factory=Protect, description="What training leaves as it is, to keep what the model knows."
+    )
     extra: dict[str, Any] = _key(
         {}, "LLaMA-Factory's own further keys, passed on verbatim", "a mapping of keys that no key here sets"
     )

@@ -80,6 +80,7 @@ MERGE_EXTRA = {
 
 PATHS: tuple[tuple[KeyPath, bool], ...] = (
     (("edits", "source"), False),
+    (("train", "protect", "corpus"), False),
     (("score", "general", "include_path"), True),
     (("templates",), True),
 )
@@ -167,6 +168,10 @@ def cross_check(recipe: Recipe, draft: Draft, merge_methods: Mapping[str, frozen
 
 
 def _check_training(recipe: Recipe, draft: Draft) -> None:
+    protect = recipe.train.protect
+    if protect.directions and protect.corpus is None and draft.sound(("train", "protect")):
+        found = f"{protect.directions}, while train.protect.corpus is missing"
+        draft.add(("train", "protect", "directions"), found, "0, or a corpus of general text beside it")
     if draft.sound(("train", "mini_batch"), ("edits", "batch_size")):
         mini_batch, batch_size = recipe.train.mini_batch, recipe.edits.batch_size
         if mini_batch > batch_size:

@@ -7,12 +7,13 @@ template code. What was rendered is parsed again and compared with what went in.
 from __future__ import annotations
 
 import importlib.resources
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import ChoiceLoader, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import ChoiceLoader, FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
@@ -30,8 +31,16 @@ def template_folders(own: Path | None) -> list[Path]:
 
 def _scalar(value: Any) -> str:
     """One value in YAML's flow style on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
+
+    def dump(style: str | None) -> str:
+        text: str = yaml.safe_dump(
+            value, default_flow_style=True, default_style=style, allow_unicode=True, width=10**9, sort_keys=False
+        )
+        return text.removesuffix("\n").removesuffix("\n...")
+
+    plain = dump(None)
+    # text of several lines would go on at a column that knows nothing of the template's indentation
+    return dump('"') if "\n" in plain else plain
 
 
 def _block(value: Mapping[str, Any], indent: int = 0) -> str:
@@ -65,12 +74,8 @@ def render(name: str, values: Mapping[str, Any], own_templates: Path | None = No
     try:
         template = environment.get_template(f"{name}.j2")
         text = template.render(**values)
-    except TemplateError as error:
-        where = getattr(error, "filename", None) or f"{name}.j2"
-        line = getattr(error, "lineno", None)
-        raise RenderError(
-            f"template {where}{f', line {line}' if line else ''}: {type(error).__name__}: {error}"
-        ) from error
+    except Exception as error:  # a user's template can raise anything: 1 / 0, text + number
+        raise RenderError(f"template {_where(error, name)}: {type(error).__name__}: {error}") from error
     try:
         parsed = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -78,6 +83,15 @@ def render(name: str, values: Mapping[str, Any], own_templates: Path | None = No
     if not isinstance(parsed, dict):
         raise RenderError(f"template {template.filename} rendered to no mapping of keys to values")
     return text
+
+
+def _where(error: Exception, name: str) -> str:
+    """File and line of a template's error: a syntax error carries them, others have them in their traceback."""
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(".j2")]
+    inside = frames[-1] if frames else (f"{name}.j2", None)
+    file = getattr(error, "filename", None) or inside[0]
+    line = getattr(error, "lineno", None) or inside[1]
+    return f"{file}, line {line}" if line else str(file)
 
 
 def require(text: str, expected: Mapping[str, Any], name: str) -> None:

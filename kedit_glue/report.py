@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from kedit_glue import scores
 from kedit_glue.progress import duration
@@ -155,9 +156,9 @@ def lost(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(missed, key=lambda f: f["after"][scores.SUCCESS])
 
 
-def terminal(document: Mapping[str, Any]) -> list[Table | str]:
+def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     """The scorecard as rich renderables and lines, in order."""
-    found: list[Table | str] = [_table(f"{document['run']}: edits", EDIT_HEAD, edit_rows(document))]
+    found: list[Table | Text] = [_table(f"{document['run']}: edits", EDIT_HEAD, edit_rows(document))]
     if rows := general_rows(document):
         found.append(_table("general ability (lm-eval)", GENERAL_HEAD, rows))
     found.append(_table("batch by batch", BATCH_HEAD, batch_rows(document)))
@@ -173,7 +174,7 @@ def terminal(document: Mapping[str, Any]) -> list[Table | str]:
             )
         )
     if missed := lost(document):
-        found.append(f"not wholly answered: {', '.join(f['id'] for f in missed[:10])}{_more(len(missed), 10)}")
+        found.append(Text(f"not wholly answered: {_names(missed, 10)}"))
     return found
 
 
@@ -188,8 +189,6 @@ def _more(count: int, shown: int) -> str:
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    from rich.text import Text
-
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in head:
         table.add_column(name, overflow="fold")
@@ -278,6 +277,7 @@ def _names(facts: Sequence[Mapping[str, Any]], most: int = 20) -> str:
 
 def _md_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     def row(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+        flat = [" ".join(c.splitlines()) for c in cells]
+        return "| " + " | ".join(c.replace("\\", "\\\\").replace("|", "\\|") for c in flat) + " |"
 
     return [row(head), row(["---"] * len(head)), *(row(r) for r in rows)]

@@ -23,9 +23,10 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path) -> dict[st
     after = _json(stages[f"{last}/edits"].output)
     after_general = _optional(stages, f"{last}/general")
     after_by_id = {f["id"]: f for f in after["facts"]}
-    traces = {
-        t["id"]: t for number in range(len(plan.batches)) for t in _trace(folder / batch_name(number) / "trace.jsonl")
-    }
+    traces: dict[str, dict[str, Any]] = {}  # a fact's first sample is its own prompt
+    for number in range(len(plan.batches)):
+        for trace in _trace(folder / batch_name(number) / "trace.jsonl"):
+            traces.setdefault(trace["id"], trace)
     return {
         "schema": scores.SCHEMA,
         "run": recipe.name,

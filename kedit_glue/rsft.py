@@ -43,17 +43,19 @@ class Settings:
     """Nats per target token; a sample under it gets no update (0: none is ever left alone)."""
     trainable: str
     """Regular expression: parameters whose name it finds are trained, all others are frozen."""
+    protect: str | None = None
+    """File of input directions (``tools/protect.py``) that each matrix's change is kept out of."""
 
 
 @dataclass
 class Trace:
-    """What training did for one fact."""
+    """What training did for one sample: a fact's prompt, or a rephrasing that is trained on."""
 
     id: str
     prompt: str
     target_new: str
     steps: int = 0
-    """Optimizer steps that this fact's loss took part in."""
+    """Optimizer steps that this sample's loss took part in."""
     loss_before: float = float("nan")
     """Nats per target token, end-of-sequence included, before the batch's first step."""
     loss_after: float = float("nan")
@@ -95,12 +97,36 @@ def freeze_all_but(model: torch.nn.Module, trainable: str) -> tuple[int, list[st
     return count, names
 
 
+class Protection:
+    """Keeps each trained matrix's change D = W - W0 out of given input directions V: D V = 0.
+
+    W0 is the matrix as the batch's training found it. As every batch keeps D V = 0, so does their sum,
+    and so does a merge that scales D.
+    """
+
+    def __init__(self, model: torch.nn.Module, file: str):
+        from safetensors.torch import load_file
+
+        directions = load_file(file)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim == 2}
+        if missing := sorted(trained.keys() - directions.keys()):
+            raise ValueError(f"{file} holds no directions for {', '.join(missing[:3])}: it was made for other layers")
+        self.matrices = [(p, p.detach().clone(), directions[name].to(p)) for name, p in trained.items()]
+
+    def apply(self) -> None:
+        """After an optimizer step: take the part of the change that lies in the directions back."""
+        with torch.no_grad():
+            for weight, start, directions in self.matrices:
+                change = weight - start
+                weight.sub_((change @ directions) @ directions.T)
+
+
 class RSFT(TrainerCallback):
     """See the module's docstring. One instance trains one edit batch."""
 
-    def __init__(self, settings: Settings, facts: Sequence[Mapping[str, str]], trace_file: Path, emit: Emit):
+    def __init__(self, settings: Settings, samples: Sequence[Mapping[str, str]], trace_file: Path, emit: Emit):
         self.settings = settings
-        self.traces = [Trace(f["id"], f["prompt"], f["target_new"]) for f in facts]
+        self.traces = [Trace(s["id"], s["prompt"], s["target_new"]) for s in samples]
         self.trace_file = trace_file
         self.emit = emit
         self.row_of: dict[tuple[int, ...], int] = {}
@@ -108,6 +134,7 @@ class RSFT(TrainerCallback):
         self.losses = torch.zeros(0)
         self.active = torch.zeros(0, dtype=torch.bool)
         self.hooked = False
+        self.protection: Protection | None = None
         self.steps = 0
         self.steps_before_epoch = 0
         self.step_seconds = 0.0
@@ -128,7 +155,7 @@ class RSFT(TrainerCallback):
             raise ValueError("R-SFT trains in one process; this run has " + str(args.world_size))
         dataset = train_dataloader.dataset
         if len(dataset) != len(self.traces):
-            raise ValueError(f"LLaMA-Factory kept {len(dataset)} of {len(self.traces)} facts (cutoff_len too small?)")
+            raise ValueError(f"LLaMA-Factory kept {len(dataset)} of {len(self.traces)} samples (cutoff_len too small?)")
         for row in range(len(dataset)):
             ids, labels = dataset[row]["input_ids"], dataset[row]["labels"]
             if all(label == IGNORED for label in labels):
@@ -136,6 +163,8 @@ class RSFT(TrainerCallback):
             self.row_of[tuple(ids)] = row
         for row, loss in enumerate(self._losses_of_all(args, model, train_dataloader)):
             self.traces[row].loss_before = loss
+        if self.settings.protect:
+            self.protection = Protection(model, self.settings.protect)
         model.register_forward_hook(self._replace_loss, with_kwargs=True)
         self.hooked = True
         self.started = time.monotonic()
@@ -177,6 +206,10 @@ class RSFT(TrainerCallback):
         else:
             optimizer.zero_grad(set_to_none=True)
 
+    def on_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if self.protection is not None and self.active.any():
+            self.protection.apply()
+
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):  # type: ignore[no-untyped-def]
         """The inner loop: the trainer took one step on this mini-batch; take the others."""
         if self.active.any():
@@ -191,6 +224,8 @@ class RSFT(TrainerCallback):
                     )
                 self._count_step()
                 optimizer.step()
+                if self.protection is not None:
+                    self.protection.apply()
                 optimizer.zero_grad(set_to_none=True)
         self.emit(
             {
@@ -239,7 +274,15 @@ class RSFT(TrainerCallback):
                 "epochs": self.epochs,
                 "steps": self.steps,
                 "seconds": round(self.step_seconds, 2),
-                "learned": sum(t.learned for t in self.traces),
-                "of": len(self.traces),
+                "learned": len(self.facts()) - len(self.not_learned()),
+                "of": len(self.facts()),
             }
         )
+
+    def facts(self) -> list[str]:
+        """Ids of the batch's facts, in order."""
+        return list(dict.fromkeys(t.id for t in self.traces))
+
+    def not_learned(self) -> list[str]:
+        """Ids of the facts of which some sample's loss is not under the threshold."""
+        return list(dict.fromkeys(t.id for t in self.traces if not t.learned))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import io
+import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kedit_glue.execute import DISK_FULL, OutputMissing
+from kedit_glue.execute import OutputMissing
 from kedit_glue.facts import FactsError
 from kedit_glue.files import EditedTwice
 from kedit_glue.job import CannotStart, Options, run
@@ -27,10 +32,13 @@ EXAMPLES = """examples:
   python -m kedit_glue.run --explain > my.yaml                           every key, its meaning and default
 
 exit codes: 0 done, 1 a stage failed (run again to go on), 2 the recipe, data or model cannot be used,
-130 interrupted (run again to go on)
+130 interrupted, 143 terminated (run again to go on)
 """
 
 USER_ERRORS = (RecipeError, FactsError, ModelError, MergeRefused, RenderError, EditedTwice, CannotStart)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+TERMINATED = 128 + signal.SIGTERM
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,32 +75,61 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode shows a question mark, no traceback
+            stream.reconfigure(errors="replace")
     options = parser().parse_args(arguments)
     if options.explain:
         print(describe(), end="")
         return 0
     if options.recipe is None:
         parser().error("a recipe is needed (or --explain)")
+    if options.fresh and (options.dry_run or options.check):
+        parser().error("--fresh deletes what the run did before; it does not go with --dry-run or --check")
     display = Display(None)
-    again = f"run the same command again to go on: python -m kedit_glue.run {options.recipe}"
-    try:
-        run(Options(options.recipe, options.set, options.dry_run, options.check, options.fresh), display)
-    except USER_ERRORS as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (StageFailed, OutputMissing) as error:
-        display.say(f"\n{error}\n  what was finished stays; {again}")
-        return 1
-    except OSError as error:
-        if error.errno != DISK_FULL:
-            raise
-        display.console.print(f"\nno space left on the disk ({error.filename}); make room, then {again}")
-        return 1
-    except KeyboardInterrupt:
-        display.end()
-        display.say(f"\ninterrupted; what was finished stays; {again}")
-        return 130
+    with terminated_as_interrupted():
+        try:
+            run(Options(options.recipe, options.set, options.dry_run, options.check, options.fresh), display)
+        except USER_ERRORS as error:
+            print(error, file=sys.stderr)
+            return 2
+        except (StageFailed, OutputMissing) as error:
+            return stopped(display, str(error), options, 1)
+        except OSError as error:
+            if error.errno not in (*DISK_FULL, *FORBIDDEN):
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            if error.errno in FORBIDDEN:
+                print(f"{error.strerror}{where}; nothing else was tried", file=sys.stderr)
+                return 2
+            return stopped(display, f"no space left on the disk{where}: make room", options, 1)
+        except KeyboardInterrupt as error:
+            display.end()
+            return stopped(display, "interrupted", options, TERMINATED if error.args == (TERMINATED,) else 130)
     return 0
+
+
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM is taken as Ctrl-C is: the stage's process is stopped, too."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stopped(display: Display, what: str, options: argparse.Namespace, code: int) -> int:
+    """Say why a run ended before its end, and how it goes on."""
+    values = [word for value in options.set for word in ("--set", value)]
+    again = shlex.join(["python", "-m", "kedit_glue.run", str(options.recipe), *values])
+    with contextlib.suppress(OSError):  # the log may be on the disk that is full
+        display.say(f"\n{what}\n  what was finished stays; to go on: {again}")
+    return code
 
 
 if __name__ == "__main__":

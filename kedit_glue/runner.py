@@ -24,6 +24,7 @@ from typing import Any, Protocol
 Event = Mapping[str, Any]
 POLL_SECONDS = 0.05
 LAST_LINES = 15
+LONGEST_LINE = 500
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Runner:
 
     def start(self) -> None:
         """Begin importing the tools in the background (warm only)."""
+        if self.mode == "command":
+            return  # each process is given its environment
         os.environ.update(self.environment)
         if self.mode == "warm":
             self._context = multiprocessing.get_context("forkserver")
@@ -80,7 +83,7 @@ class Runner:
             from multiprocessing import forkserver
 
             forkserver.ensure_running()
-        elif self.mode == "spawn":
+        else:
             self._context = multiprocessing.get_context("spawn")
 
     def command(self, job: Job) -> list[str]:
@@ -137,19 +140,31 @@ class Runner:
 
     def _result(self, job: Job, code: int) -> dict[str, Any]:
         log = job.file("log")
-        result = job.file("result.json")
         if code < 0:
-            what = f"killed by {signal.Signals(-code).name}"
+            what = f"killed by {signal_name(-code)}"
             if -code == signal.SIGKILL:
                 what += " (out of memory, perhaps)"
         elif code != 0:
             what = f"exit code {code}"
-        elif not result.is_file():
+        elif not job.file("result.json").is_file():
             what = "exit code 0, but it left no result"
         else:
-            found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-            return found
-        raise StageFailed(job, shlex.join(self.command(job)), what, log, last_lines(log))
+            with contextlib.suppress(ValueError):
+                found = json.loads(job.file("result.json").read_text(encoding="utf-8"))
+                if isinstance(found, dict):
+                    return found
+            what = f"exit code 0, but its result {job.file('result.json')} is not one"
+        tail = last_lines(log)
+        if any("No space left on device" in line for line in tail):
+            what += " (no space left on the disk: make room first)"
+        raise StageFailed(job, shlex.join(self.command(job)), what, log, tail)
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 class _Forked:
@@ -165,6 +180,7 @@ class _Forked:
         self.process.join(10)
         if self.process.exitcode is None:
             self.process.kill()
+            self.process.join()
 
 
 class _Command:
@@ -183,11 +199,12 @@ class _Command:
             self.process.wait(10)
             return
         self.process.kill()
+        self.process.wait()
 
 
 @contextlib.contextmanager
 def _tail(path: Path) -> Iterator[Callable[[], list[Event]]]:
-    """Yields a function that returns the whole lines written since it was last called."""
+    """Yields a function that returns the events of the whole lines written since it was last called."""
     position = 0
 
     def new_events() -> list[Event]:
@@ -198,17 +215,26 @@ def _tail(path: Path) -> Iterator[Callable[[], list[Event]]]:
             file.seek(position)
             whole, newline, _ = file.read().rpartition(b"\n")
         position += len(whole) + len(newline)
-        return [json.loads(line) for line in whole.splitlines() if line.strip()]
+        return [event for line in whole.splitlines() if isinstance(event := _parsed(line), dict)]
 
     yield new_events
 
 
+def _parsed(line: bytes) -> Any:
+    """A line's JSON; None for a line that is none, which is no reason to end a stage."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
-    """The last lines of a log; of a progress bar's redrawn line, only its last state."""
+    """The last lines of a log, each cut; of a progress bar's redrawn line, only its last state."""
     if not log.is_file():
         return []
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 65536))
         text = file.read().decode("utf-8", errors="replace")
     lines = [line.rstrip().rpartition("\r")[2] for line in text.split("\n")]
-    return [line for line in lines if line.strip()][-count:]
+    lines = [line for line in lines if line.strip()][-count:]
+    return [line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + " …" for line in lines]

@@ -12,7 +12,8 @@
     answers     a few facts with what each model really generated
 
 A Summary maps a metric's name to ``{"mean", "facts", "by_kind"?}``: the mean over the facts that
-have such probes, each fact counting with the mean over its probes; ``mean`` is None where no fact has any.
+have such probes, each fact counting once, with the mean over its probes (portability and locality:
+over its kinds, each with the mean over its probes); ``mean`` is None where no fact has any.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def general_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[
         new = after.get(task)
         if metric is None or new is None or metric not in new["metrics"]:
             continue
-        pairs = _paired(old["items"], new["items"], metric.partition(",")[0])
+        pairs = _paired(old["items"], new["items"], metric)
         entry: dict[str, Any] = {
             "metric": metric,
             "better": "higher" if old.get("higher_is_better", {}).get(metric.partition(",")[0], True) else "lower",
@@ -171,12 +172,15 @@ def general_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[
 
 
 def _paired(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[Any, Any]]:
-    other = {item["doc_id"]: item for item in new}
-    return [
-        (item[metric], other[item["doc_id"]][metric])
-        for item in old
-        if metric in item and metric in other.get(item["doc_id"], {})
-    ]
+    """The metric's value of each item that both have; ``metric`` may name one of lm-eval's filters."""
+    name, _, chosen = metric.partition(",")
+
+    def values(items: Sequence[Mapping[str, Any]]) -> dict[Any, Any]:
+        wanted = [i for i in items if name in i and (not chosen or i.get("filter", chosen) == chosen)]
+        return {item["doc_id"]: item[name] for item in wanted}
+
+    before, after = values(old), values(new)
+    return [(value, after[doc]) for doc, value in before.items() if doc in after]
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:

@@ -19,6 +19,7 @@ FUNCTIONS = {
     "unpack": ("kedit_glue.tools.model", "unpack"),
     "fetch": ("kedit_glue.tools.model", "fetch"),
     "prepare": ("kedit_glue.tools.prepare", "prepare"),
+    "protect": ("kedit_glue.tools.protect", "directions"),
     "train": ("kedit_glue.tools.llamafactory", "train"),
     "merge": ("kedit_glue.tools.mergekit", "merge"),
     "score": ("kedit_glue.tools.easyedit", "score"),
@@ -54,7 +55,10 @@ def execute(job_file: str) -> None:
             import torch
 
             torch.set_num_threads(job["threads"])
-        result = getattr(importlib.import_module(module), function)(job["arguments"], emit)
+        work = getattr(importlib.import_module(module), function)
+        started = time.monotonic()
+        result = work(job["arguments"], emit)
+        emit({"event": "finished", "seconds": round(time.monotonic() - started, 3)})
     partial = Path(job["result"] + ".partial")
     partial.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
     partial.replace(job["result"])

@@ -40,7 +40,8 @@ def train(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         "optimizer_steps": callback.steps,
         "epochs": callback.epochs,
         "step_seconds": round(callback.step_seconds, 3),
-        "learned": sum(t.learned for t in callback.traces),
-        "facts": len(callback.traces),
-        "not_learned": [t.id for t in callback.traces if not t.learned],
+        "learned": len(callback.facts()) - len(callback.not_learned()),
+        "facts": len(callback.facts()),
+        "samples": len(callback.traces),
+        "not_learned": callback.not_learned(),
     }

@@ -24,12 +24,19 @@ def prepare(job: Mapping[str, Any], emit: Callable[[Mapping[str, Any]], None]) -
     facts = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
     usable, left_out = [], []
     for fact in facts:
+        trained, scored = split_rephrasings(fact["rephrase_prompts"], job["rephrasings"])
         try:
-            response = response_text(tokenizer, fact["prompt"], fact["target_new"], job["template"])
+            response, *others = (
+                response_text(tokenizer, prompt, fact["target_new"], job["template"])
+                for prompt in (fact["prompt"], *trained)
+            )
         except ValueError as error:
             left_out.append({"id": fact["id"], "position": fact["position"], "message": str(error)})
             continue
-        length = len(encode(tokenizer, fact["prompt"])) + len(encode(tokenizer, response))
+        length = max(
+            len(encode(tokenizer, prompt)) + len(encode(tokenizer, text))
+            for prompt, text in zip((fact["prompt"], *trained), (response, *others), strict=True)
+        )
         if length > job["cutoff_len"]:
             left_out.append(
                 {
@@ -39,11 +46,21 @@ def prepare(job: Mapping[str, Any], emit: Callable[[Mapping[str, Any]], None]) -
                 }
             )
             continue
-        usable.append({**fact, "response": response})
+        also = [{"prompt": p, "response": r} for p, r in zip(trained, others, strict=True)]
+        usable.append({**fact, "rephrase_prompts": scored, "response": response, "also_trained": also})
     if not usable:
         raise ValueError(f"the tokenizer leaves no usable fact: {left_out[0]['position']}: {left_out[0]['message']}")
     Path(job["output"]).write_text(json.dumps(usable, ensure_ascii=False, indent=1), encoding="utf-8")
     return {"facts": len(usable), "left_out": left_out}
+
+
+def split_rephrasings(rephrasings: list[str], count: int) -> tuple[list[str], list[str]]:
+    """The first ``count`` are trained on, the others scored; at least one is always left for scoring.
+
+    A rephrasing that is word for word among the trained ones is not scored.
+    """
+    trained = rephrasings[: min(count, max(0, len(rephrasings) - 1))]
+    return trained, [r for r in rephrasings if r not in trained]
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

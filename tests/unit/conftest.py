@@ -1,0 +1,94 @@
+"""Builders that several tests share: a small recipe, facts, merge methods, a place to run, a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedit_glue.merging import MergeMethod
+from kedit_glue.plan import Place, Plan, make_plan
+from kedit_glue.recipe import Recipe, load_recipe
+
+HEAD = "name: try\nmodel: smollm2-135m\nedits:\n  source: facts.json\n  batch_size: {batch_size}\n"
+TASK_VECTORS = {
+    "int8_mask": "shared", "normalize": "shared", "rescale": "shared", "lambda": "shared",
+    "weight": "non_base", "density": "non_base",
+}  # fmt: skip
+
+METHODS = {
+    m.name: m
+    for m in (  # as mergekit 0.1.5 registers them
+        MergeMethod("task_arithmetic", "required", 1, None, TASK_VECTORS),
+        MergeMethod("ties", "required", 1, None, TASK_VECTORS),
+        MergeMethod("slerp", "required", 2, 2, {"t": "shared"}),
+        MergeMethod("linear", "ignored", 1, None, {"weight": "input", "normalize": "shared"}),
+        MergeMethod("nuslerp", "optional", 2, None, {"weight": "non_base", "nuslerp_flatten": "shared"}),
+        MergeMethod(
+            "multislerp", "optional", 1, None, {"weight": "non_base", "normalize_weights": "shared", "eps": "shared"}
+        ),
+        MergeMethod("passthrough", "ignored", 1, 1, {"scale": "input"}),
+        MergeMethod("model_stock", "required", 3, None, {"filter_wise": "shared"}),
+    )
+}
+
+
+@pytest.fixture
+def methods() -> dict[str, MergeMethod]:
+    return METHODS
+
+
+@pytest.fixture
+def recipe_of(tmp_path: Path) -> Callable[..., Recipe]:
+    """``recipe_of("merge: {onto: previous}", batch_size=2)``: a recipe file, loaded as a user's is."""
+
+    def make(more: str = "", *overrides: str, batch_size: int = 2) -> Recipe:
+        folder = tmp_path / "recipes"
+        folder.mkdir(exist_ok=True)
+        (folder / "facts.json").write_text("[]")
+        path = folder / "try.yaml"
+        path.write_text(HEAD.format(batch_size=batch_size) + more + "\n")
+        return load_recipe(path, overrides)
+
+    return make
+
+
+@pytest.fixture
+def facts_of() -> Callable[[int], list[dict[str, Any]]]:
+    """``facts_of(3)``: facts f0, f1 and f2 as the tokenizer's stage leaves them."""
+
+    def make(count: int) -> list[dict[str, Any]]:
+        return [
+            {"id": f"f{n}", "prompt": f"Fact {n} is", "target_new": f"new {n}", "response": f" new {n}<eos>"}
+            for n in range(count)
+        ]
+
+    return make
+
+
+@pytest.fixture
+def place_of(tmp_path: Path) -> Callable[..., Place]:
+    """``place_of(method="ties")``: a folder with a space in its name, a model, a merge method."""
+
+    def make(method: str = "task_arithmetic", n_layers: int | None = 12) -> Place:
+        return Place(
+            tmp_path / "my runs" / "try", "/models/original", "print-1", "cpu", n_layers, METHODS[method],
+            {"mergekit": "0.1.5"},
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def plan_of(
+    recipe_of: Callable[..., Recipe],
+    facts_of: Callable[[int], list[dict[str, Any]]],
+    place_of: Callable[..., Place],
+) -> Callable[..., Plan]:
+    """``plan_of("score: …", facts=5)``: batches of two facts unless said otherwise."""
+
+    def make(more: str = "", facts: int = 4, batch_size: int = 2, **place: Any) -> Plan:
+        return make_plan(recipe_of(more, batch_size=batch_size), facts_of(facts), place_of(**place))
+
+    return make
