@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             where = f" ({error.filename})" if error.filename else ""
             if error.errno in FORBIDDEN:
-                print(f"{error.strerror}{where}; nothing else was tried", file=sys.stderr)
+                print(f"{error.strerror}{where}: check its rights, or set output: to another folder", file=sys.stderr)
                 return 2
             return stopped(display, f"no space left on the disk{where}: make room", options, 1)
         except KeyboardInterrupt as error:
