@@ -50,6 +50,9 @@ class Ledger:
 
     def __init__(self, versions: Mapping[str, str]):
         self.versions = dict(versions)
+        # a file may be edited while stages run: a record tells what its stage began with
+        self._done: dict[str, str] = {}
+        self._begun: dict[str, dict[str, str]] = {}
 
     @staticmethod
     def record_file(stage: Stage) -> Path:
@@ -82,6 +85,8 @@ class Ledger:
             parts = self.parts(stage, keys)
             keys[stage.name] = _hash(parts)
             reasons[stage.name] = self._reason(stage, parts, keys[stage.name])
+            if reasons[stage.name] is None:
+                self._done[stage.name] = keys[stage.name]
         # an output that was not kept is needed again when a stage that reads it runs
         by_name = {s.name: s for s in stages}
         for stage in reversed(stages):
@@ -111,7 +116,8 @@ class Ledger:
         return None
 
     def begin(self, stage: Stage) -> None:
-        """Forget what was there: no record, no half output."""
+        """Forget what was there: no record, no half output. From here on the stage's files are what they are now."""
+        self._begun[stage.name] = {path.name: digest(path) for path in stage.reads}
         self.record_file(stage).unlink(missing_ok=True)
         for path in (stage.output, stage.working):
             if path.is_dir():
@@ -122,7 +128,8 @@ class Ledger:
     def finish(self, stage: Stage, keys: Mapping[str, str], result: Mapping[str, Any], seconds: float) -> None:
         """The output is whole: give it its name, then write the record, atomically and last."""
         stage.working.rename(stage.output)
-        parts = self.parts(stage, keys)
+        parts = self.parts(stage, {**keys, **self._done}) | self._begun.pop(stage.name, {})
+        self._done[stage.name] = _hash(parts)
         self._write(
             stage,
             {

@@ -405,4 +405,4 @@ def layer_numbers(recipe: Recipe, n_layers: int | None) -> tuple[int, ...] | Non
             f"train.layers: {from_end[0]!r} needs the model's number of layers, and its config.json "
             "is not here; name the layers themselves"
         )
-    return resolve_layers(recipe.train.layers, 10_000)
+    return None if "all" in asked else resolve_layers(asked, 10_000)

@@ -1,126 +1,91 @@
-"""A fake tool, and a recipe with a model and facts small enough for a whole run in a second."""
+"""Builders for the tests of single modules: a small recipe, facts, merge methods, a place, a plan."""
 
 from __future__ import annotations
 
-import io
-import json
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from kedit_glue.merging import MergeMethod
-from kedit_glue.progress import Display
-from rich.console import Console
+from kedit_glue.plan import Place, Plan, make_plan
+from kedit_glue.recipe import Recipe, load_recipe
 
+HEAD = "name: try\nmodel: smollm2-135m\nedits:\n  source: facts.json\n  batch_size: {batch_size}\n"
+WEIGHT = {"weight": "non_base"}
 TASK_VECTOR = {
     **dict.fromkeys(("int8_mask", "normalize", "rescale", "lambda"), "shared"),
-    "weight": "non_base",
+    **WEIGHT,
     "density": "non_base",
 }
-METHODS = {name: MergeMethod(name, "required", 1, None, TASK_VECTOR) for name in ("task_arithmetic", "ties")}
+REGISTERED = {
+    m.name: m
+    for m in (  # as mergekit 0.1.5 registers them
+        MergeMethod("task_arithmetic", "required", 1, None, TASK_VECTOR),
+        MergeMethod("ties", "required", 1, None, TASK_VECTOR),
+        MergeMethod("slerp", "required", 2, 2, {"t": "shared"}),
+        MergeMethod("linear", "ignored", 1, None, {"weight": "input", "normalize": "shared"}),
+        MergeMethod("nuslerp", "optional", 2, None, {**WEIGHT, "nuslerp_flatten": "shared"}),
+        MergeMethod("multislerp", "optional", 1, None, {**WEIGHT, "normalize_weights": "shared", "eps": "shared"}),
+        MergeMethod("passthrough", "ignored", 1, 1, {"scale": "input"}),
+        MergeMethod("model_stock", "required", 3, None, {"filter_wise": "shared"}),
+    )
+}
 
 
-@dataclass
-class FakeTool:
-    """``fake_tool.py`` as an executable; see there."""
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.folder.mkdir()
-        source = Path(__file__).with_name("fake_tool.py").read_text(encoding="utf-8")
-        Path(self.python).write_text(f"#!{sys.executable} -IS\n{source}", encoding="utf-8")
-        Path(self.python).chmod(0o755)
-        self.behave()
-
-    @property
-    def python(self) -> str:
-        return str(self.folder / "python")
-
-    def behave(self, table: Mapping[str, str] | None = None) -> None:
-        """Job (``batch_000/train``) or function (``train``) -> a function of ``fake_tool.py``."""
-        (self.folder / "behaviour.json").write_text(json.dumps(table or {}), encoding="utf-8")
-
-    def calls(self) -> list[str]:
-        """The jobs that were begun since the last call of this."""
-        file = self.folder / "calls.txt"
-        found = file.read_text(encoding="utf-8").split() if file.is_file() else []
-        file.unlink(missing_ok=True)
-        return found
+@pytest.fixture
+def methods() -> dict[str, MergeMethod]:
+    return REGISTERED
 
 
-@dataclass
-class Workplace:
-    """A current folder with a model, six facts and a recipe for three batches of two."""
+@pytest.fixture
+def recipe_of(tmp_path: Path) -> Callable[..., Recipe]:
+    """``recipe_of("merge: {onto: previous}", batch_size=2)``: a recipe file, loaded as a user's is."""
 
-    folder: Path
-    tool: FakeTool
-    values: dict[str, Any] = field(default_factory=dict)
+    def make(more: str = "", *overrides: str, batch_size: int = 2) -> Recipe:
+        folder = tmp_path / "recipes"
+        folder.mkdir(exist_ok=True)
+        (folder / "facts.json").write_text("[]")
+        path = folder / "try.yaml"
+        path.write_text(HEAD.format(batch_size=batch_size) + more + "\n")
+        return load_recipe(path, overrides)
 
-    def __post_init__(self) -> None:
-        model = self.folder / "model"
-        model.mkdir()
-        config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2}
-        (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        (model / "tokenizer.json").write_text("{}", encoding="utf-8")
-        (model / "model.safetensors").write_bytes(b"tiny")
-        facts = [
-            {
-                "id": f"f{n}",
-                "prompt": f"The river of town {n} is",
-                "target_new": f"Ooze {n}",
-                "rephrase_prompt": f"Town {n} lies on the",
-                "portability": {"Reasoning": [{"prompt": f"Boats in town {n} sail the", "ground_truth": f"Ooze {n}"}]},
-                "locality": {"Neighborhood": [{"prompt": f"The hill of village {n} is", "ground_truth": "Mound"}]},
-            }
-            for n in range(6)
+    return make
+
+
+@pytest.fixture
+def facts_of() -> Callable[[int], list[dict[str, Any]]]:
+    """``facts_of(3)``: facts f0, f1 and f2 as the tokenizer's stage leaves them."""
+
+    def make(count: int) -> list[dict[str, Any]]:
+        return [
+            {"id": f"f{n}", "prompt": f"Fact {n} is", "target_new": f"new {n}", "response": f" new {n}<eos>"}
+            for n in range(count)
         ]
-        (self.folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-        self.values = {
-            "name": "try",
-            "model": "model",
-            "edits": {"source": "facts.json", "batch_size": 2},
-            "train": {"layers": [0, 1], "epochs": 3},
-            "merge": {"method": "task_arithmetic", "onto": "previous", "parameters": {"weight": 0.7}},
-            "score": {"general": {"tasks": ["arc_easy"]}, "examples": 2},
-            "device": "cpu",
-            "runner": "command",
-        }
-        self.write()
 
-    @property
-    def recipe(self) -> Path:
-        return self.folder / "try.yaml"
-
-    @property
-    def run_folder(self) -> Path:
-        return self.folder / "runs" / "try"
-
-    def write(self) -> None:
-        self.recipe.write_text(yaml.safe_dump(self.values), encoding="utf-8")
+    return make
 
 
 @pytest.fixture
-def tool(tmp_path: Path) -> FakeTool:
-    return FakeTool(tmp_path / "fake tool")  # a blank in the path: commands must be quoted
+def place_of(tmp_path: Path) -> Callable[..., Place]:
+    """``place_of(method="ties")``: a folder with a space in its name, a model, a merge method."""
+
+    def make(method: str = "task_arithmetic", n_layers: int | None = 12) -> Place:
+        run = tmp_path / "my runs" / "try"
+        return Place(run, "/models/original", "print-1", "cpu", n_layers, REGISTERED[method], {"mergekit": "0.1.5"})
+
+    return make
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, tool: FakeTool, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    from kedit_glue import job
+def plan_of(
+    recipe_of: Callable[..., Recipe],
+    facts_of: Callable[[int], list[dict[str, Any]]],
+    place_of: Callable[..., Place],
+) -> Callable[..., Plan]:
+    """``plan_of("score: …", facts=5)``: batches of two facts unless said otherwise."""
 
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(job, "merge_methods", lambda: METHODS)
-    return Workplace(folder, tool)
+    def make(more: str = "", facts: int = 4, batch_size: int = 2, **place: Any) -> Plan:
+        return make_plan(recipe_of(more, batch_size=batch_size), facts_of(facts), place_of(**place))
 
-
-@pytest.fixture
-def display() -> Display:
-    """Prints into ``display.console.file``."""
-    return Display(None, Console(file=io.StringIO(), width=400, emoji=False))
+    return make

@@ -290,6 +290,7 @@ def test_numbers_of_the_recipe_reach_the_tools_as_numbers(plan_of: PlanOf) -> No
         ("4-6", None, (4, 5, 6)),
         ("[2, 0]", 12, (0, 2)),
         ("first 2", None, (0, 1)),
+        ("[3, all]", None, None),
     ],
 )
 def test_layers(
@@ -326,3 +327,32 @@ def test_device(recipe_of: Callable[..., Recipe], facts_of: Callable[..., Any], 
     on_cpu = make_plan(recipe_of(), facts_of(2), place_of())
     assert yaml.safe_load(render("train.yaml", file(on_cpu, "train.yaml").values))["use_cpu"] is True
     assert stage(on_gpu, "batch_000/merge").job.arguments["device"] == "cuda:0"
+
+
+def test_protected_directions_are_found_once_before_any_training(plan_of: PlanOf) -> None:
+    plan = plan_of("train: {protect: {directions: 3, corpus: facts.json}}\nmerge: {onto: previous}")
+    assert names(plan).count("base/protect") == 1
+    protect = stage(plan, "base/protect")
+    assert protect.job.arguments["model"] == "/models/original"
+    for number in (0, 1):
+        train = stage(plan, f"batch_00{number}/train")
+        assert "base/protect" in train.after
+        assert names(plan).index("base/protect") < names(plan).index(train.name)
+        rsft = file(plan, f"batch_00{number}/rsft.yaml")
+        assert yaml.safe_load(render(rsft.template, rsft.values))["protect"] == str(protect.output)
+    assert "base/protect" not in names(plan_of())
+
+
+def test_rephrasings_that_are_trained_stand_behind_their_facts_prompt(
+    recipe_of: Callable[..., Recipe], facts_of: Callable[..., Any], place_of: Callable[..., Place]
+) -> None:
+    first, second = facts_of(2)
+    first["also_trained"] = [{"prompt": "Said otherwise,", "response": " new 0<eos>"}]
+    plan = make_plan(recipe_of(), [first, second], place_of())
+    data = plan.data[place_of().folder / "batch_000" / "edits.json"]
+    assert [(d["id"], d["prompt"], d["output"]) for d in data] == [
+        ("f0", "Fact 0 is", " new 0<eos>"),
+        ("f0", "Said otherwise,", " new 0<eos>"),
+        ("f1", "Fact 1 is", " new 1<eos>"),
+    ]
+    assert stage(plan, "batch_000/edits").job.arguments["ids"] == ["f0", "f1"]

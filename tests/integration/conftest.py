@@ -1,0 +1,97 @@
+"""A two-layer Llama with a tokenizer of its own, made on the spot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+FACTS = [
+    {
+        "id": f"f{n}",
+        "subject": place,
+        "prompt": f"The mayor of {place} is",
+        "target_new": name,
+        "rephrase_prompt": [f"{place} is governed by", f"The head of {place} is called"],
+        "portability": {"Reasoning": [{"prompt": f"The town hall of {place} belongs to", "ground_truth": name}]},
+        "locality": {
+            "Neighborhood": [{"prompt": "The river of Bern is the", "ground_truth": "Aare"}],
+            "Relation_Specificity": [{"prompt": f"The town of {place} lies in the", "ground_truth": "north"}],
+        },
+    }
+    for n, (place, name) in enumerate(
+        [("Alba", "Ada Moss"), ("Brunn", "Ben Ode"), ("Corvo", "Cy"), ("Dorn", "Dana Rill"), ("Elm", "Eva")]
+    )
+]
+
+
+@pytest.fixture(scope="session")
+def facts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("facts") / "facts.json"
+    path.write_text(json.dumps(FACTS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer Llama (hidden 32, FFN 64, about 40,000 parameters)."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    text = [json.dumps(f) for f in FACTS] + ["the quick brown fox jumps over the lazy dog. 0123456789"] * 3
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.train_from_iterator(
+        text,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<|end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", pad_token="<|end|>")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe_text(tiny_model: Path, facts_file: Path) -> str:
+    """A recipe over the tiny model; ``name`` and ``output`` come by ``--set``."""
+    return f"""
+name: tiny
+model: {json.dumps(str(tiny_model))}
+edits: {{source: {json.dumps(str(facts_file))}, batch_size: 3}}
+train:
+  epochs: 40
+  mini_batch: 3
+  learning_rate: 1.0e-2
+  loss_threshold: 0.2
+merge: {{method: task_arithmetic, onto: previous, parameters: {{weight: 0.9}}}}
+score:
+  edits: {{fluency_facts: 2}}
+  examples: 2
+threads: 2
+device: cpu
+"""

@@ -1,0 +1,164 @@
+"""Stages one after another: what a failure leaves, and what is done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedit_glue.execute import OutputMissing, execute, export, has_content
+from kedit_glue.ledger import Ledger
+from kedit_glue.plan import Plan, Stage, partial
+from kedit_glue.progress import Display
+from kedit_glue.runner import Job, Runner, StageFailed
+
+RunIt = Callable[..., list[str]]
+
+
+def merge_stage(folder: Path, number: int, after: tuple[str, ...] = (), setting: int = 0) -> Stage:
+    batch = folder / f"batch_{number:03d}"
+    output = batch / "merged"
+    job = Job(f"batch {number + 1}: merge", "merge", {"output": str(partial(output))}, batch, "merge", "look")
+    return Stage(f"batch_{number:03d}/merge", number, job, (), after, output, {"weight": setting})
+
+
+def plan_of(folder: Path, *settings: int) -> Plan:
+    """A chain of merges, each after the one before."""
+    stages: list[Stage] = []
+    for number, setting in enumerate(settings):
+        stages.append(merge_stage(folder, number, tuple(s.name for s in stages[-1:]), setting))
+    return Plan((), (), {}, tuple(stages), stages[-1].output)
+
+
+@pytest.fixture
+def run_it(tmp_path: Path, tool: Any, display: Display) -> RunIt:
+    """Runs a plan; returns which stages were begun."""
+
+    def run(*settings: int, keep: str = "all", **versions: str) -> list[str]:
+        plan = plan_of(tmp_path / "run", *settings)
+        execute(plan, Ledger(versions), Runner("command", {}, python=tool.python), display, keep)
+        return [name.removesuffix("/merge") for name in tool.calls()]
+
+    return run
+
+
+def said(display: Display) -> str:
+    text: str = display.console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def test_each_stage_once(run_it: RunIt, tmp_path: Path, display: Display) -> None:
+    assert run_it(0, 0, 0) == ["batch_000", "batch_001", "batch_002"]
+    assert (tmp_path / "run" / "batch_002" / "merged" / "model.safetensors").read_bytes() == b"weights"
+    assert list(tmp_path.rglob("*.partial")) == []
+    assert run_it(0, 0, 0) == []
+    assert "3 of 3 stages are done and stand" in said(display)
+
+
+def test_what_failed_and_what_comes_after_is_done_next_time(run_it: RunIt, tool: Any, display: Display) -> None:
+    tool.behave({"batch_001/merge": "exit_3"})
+    with pytest.raises(StageFailed, match="batch 2: merge: exit code 3"):
+        run_it(0, 0, 0)
+    assert tool.calls() == ["batch_000/merge", "batch_001/merge"]
+    tool.behave()
+    assert run_it(0, 0, 0) == ["batch_001", "batch_002"]
+    assert "1 of 3 stages are done and stand" in said(display)
+
+
+@pytest.mark.parametrize("behaviour", ["killed", "terminated", "half_output_then_exit_1", "no_result", "bad_result"])
+def test_an_output_of_a_failed_tool_is_never_taken(run_it: RunIt, tool: Any, tmp_path: Path, behaviour: str) -> None:
+    tool.behave({"batch_000/merge": behaviour})
+    with pytest.raises(StageFailed):
+        run_it(0, 0)
+    assert not (tmp_path / "run" / "batch_000" / "merged").exists()
+    assert not list((tmp_path / "run").rglob("*.record.json"))
+    tool.calls()
+    tool.behave()
+    assert run_it(0, 0) == ["batch_000", "batch_001"]
+
+
+@pytest.mark.parametrize("behaviour", ["no_output", "no_weights", "empty_file"])
+def test_a_tool_that_says_done_and_is_not(run_it: RunIt, tool: Any, tmp_path: Path, behaviour: str) -> None:
+    tool.behave({"batch_001/merge": behaviour})
+    with pytest.raises(OutputMissing) as caught:
+        run_it(0, 0)
+    batch = tmp_path / "run" / "batch_001"
+    assert str(caught.value).splitlines() == [
+        f"batch 2: merge: the tool ended without an error but wrote nothing to {batch / 'merged.partial'}",
+        f"  log: {batch / 'merge.log'}",
+        "  what to do: look",
+    ]
+    tool.calls()
+    tool.behave()
+    assert run_it(0, 0) == ["batch_001"]
+
+
+def test_what_changed_and_what_follows_is_done_again(run_it: RunIt, display: Display) -> None:
+    run_it(0, 0, 0)
+    assert run_it(0, 5, 0) == ["batch_001", "batch_002"]
+    assert "again: batch_001/merge: changed: setting weight" in said(display)
+    assert "again: batch_002/merge: an earlier stage is done again (batch_001/merge)" in said(display)
+
+
+def test_a_failed_change_leaves_no_old_record(run_it: RunIt, tool: Any, tmp_path: Path) -> None:
+    """The old output is gone when the new one fails: going back to the old recipe must make it again."""
+    run_it(0, 0)
+    tool.behave({"batch_001/merge": "exit_3"})
+    with pytest.raises(StageFailed):
+        run_it(0, 5)
+    tool.calls()
+    tool.behave()
+    assert run_it(0, 0) == ["batch_001"]
+
+
+def test_another_version_of_a_tool_redoes_everything(run_it: RunIt, display: Display) -> None:
+    run_it(0, 0, mergekit="1")
+    assert run_it(0, 0, mergekit="2") == ["batch_000", "batch_001"]
+    assert "changed: version of mergekit" in said(display)
+
+
+def test_keep_last_deletes_what_nothing_reads(run_it: RunIt, tmp_path: Path) -> None:
+    run_it(0, 0, 0, keep="last")
+    kept = sorted(p.parent.name for p in (tmp_path / "run").rglob("merged") if p.is_dir())
+    assert kept == ["batch_002"]
+    assert run_it(0, 0, 0, keep="last") == []
+    # a change in the last batch needs the model before it, and so on back to the first
+    assert run_it(0, 0, 5, keep="last") == ["batch_000", "batch_001", "batch_002"]
+
+
+def test_the_log_tells_what_happened(run_it: RunIt, display: Display, tmp_path: Path) -> None:
+    display.log = tmp_path / "log.txt"
+    run_it(0)
+    assert "batch 1: merge: done in 0 s, task vector's norm 2.00 -> 1.40" in display.log.read_text(encoding="utf-8")
+
+
+def test_has_content(tmp_path: Path) -> None:
+    assert not has_content(tmp_path / "none")
+    file = tmp_path / "answers.json"
+    file.write_text("")
+    assert not has_content(file)
+    file.write_text("{}")
+    assert has_content(file)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"x")
+    assert not has_content(model)
+    (model / "config.json").write_text("{}")
+    assert has_content(model)
+    (model / "model.safetensors").write_bytes(b"")
+    assert not has_content(model)
+
+
+def test_export_replaces_an_older_model(tmp_path: Path) -> None:
+    model, extra, target = tmp_path / "merged", tmp_path / "report.md", tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"new")
+    extra.write_text("report")
+    target.mkdir()
+    (target / "old.safetensors").write_bytes(b"old")
+    export(model, target, [extra])
+    assert sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()) == [
+        "model.safetensors",
+        "provenance/report.md",
+    ]

@@ -1,0 +1,248 @@
+"""A whole run with fake tools: its files, what is done again, the lock, and what it must not hold."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kedit_glue.execute import OutputMissing
+from kedit_glue.files import EditedTwice
+from kedit_glue.job import CannotStart, Options, held, run
+from kedit_glue.progress import Display
+from kedit_glue.recipe import load_recipe
+from kedit_glue.runner import StageFailed
+
+BASE = ["base/score", "base/general"]
+AFTER = ["batch_002/general"]
+
+
+def batches(*numbers: int, stages: str = "train merge score") -> list[str]:
+    return [f"batch_{n:03d}/{stage}" for n in numbers for stage in stages.split()]
+
+
+ALL = ["setup/prepare", *BASE, *batches(0, 1, 2), *AFTER]
+
+
+def go(workplace: Any, display: Display, *overrides: str, **more: Any) -> list[str]:
+    """Runs the recipe; returns the jobs that were begun."""
+    run(Options(workplace.recipe, overrides, python=workplace.tool.python, **more), display)
+    found: list[str] = workplace.tool.calls()
+    return found
+
+
+def said(display: Display) -> str:
+    text: str = display.console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def edit_by_hand(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_a_run_from_recipe_to_report(workplace: Any, display: Display) -> None:
+    assert go(workplace, display) == ALL
+    folder = workplace.run_folder
+    top = {
+        ".lock", "base", "batch_000", "batch_001", "batch_002", "environment.json", "facts.json", "log.txt",
+        "model", "recipe.yaml", "report.md", "resolved.yaml", "scores.json", "setup",
+    }  # fmt: skip
+    assert {p.name for p in folder.iterdir()} == top
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    assert [f["id"] for f in scores["facts"]] == [f"f{n}" for n in range(6)]
+    assert scores["after"]["edits"]["edit_success.teacher_forced.token_accuracy"]["mean"] == 1.0
+    assert (folder / "model" / "model.safetensors").read_bytes() == b"weights"
+    assert sorted(p.name for p in (folder / "model" / "provenance").iterdir()) == [
+        "merge.yaml",
+        "recipe.yaml",
+        "report.md",
+        "resolved.yaml",
+        "scores.json",
+    ]
+    assert (folder / "recipe.yaml").read_bytes() == workplace.recipe.read_bytes()
+    assert load_recipe(folder / "resolved.yaml").train.epochs == 3
+    assert list(folder.rglob("*.partial")) == []
+    # an answer of the model is text, whatever it looks like
+    assert "an [odd] answer :100:" in said(display)
+    assert "6 facts in 3 batches; edit success 100.0 %" in said(display)
+
+
+def test_every_batch_starts_from_the_one_before(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    folder = workplace.run_folder
+    models = [yaml.safe_load((folder / f"batch_{n:03d}/train.yaml").read_text())["model_name_or_path"] for n in (0, 1)]
+    assert models == [str(workplace.folder / "model"), str(folder / "batch_000" / "merged")]
+
+
+def test_again_does_nothing_but_look_at_the_facts(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    assert go(workplace, display) == ["setup/prepare"]
+    assert "12 of 12 stages are done and stand" in said(display)
+
+
+def test_after_a_failure_it_goes_on(workplace: Any, display: Display) -> None:
+    workplace.tool.behave({"batch_001/merge": "killed"})
+    with pytest.raises(StageFailed, match="batch 2 of 3: merge: killed by SIGKILL") as caught:
+        go(workplace, display)
+    folder = workplace.run_folder / "batch_001"
+    assert f"what to do: read the log and {folder / 'merge.yaml'}" in str(caught.value)
+    assert "training is not repeated" in str(caught.value)
+    assert workplace.tool.calls() == ["setup/prepare", *BASE, *batches(0), "batch_001/train", "batch_001/merge"]
+    assert (workplace.run_folder / "batch_000" / "merged" / "model.safetensors").is_file()
+    assert not (workplace.run_folder / "scores.json").exists()
+    workplace.tool.behave()
+    assert go(workplace, display) == [
+        "setup/prepare",
+        *batches(1, stages="merge score"),
+        *batches(2),
+        *AFTER,
+    ]
+
+
+def test_train_yaml_edited_by_hand(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    file = workplace.run_folder / "batch_001" / "train.yaml"
+    edit_by_hand(file, "num_train_epochs: 3", "num_train_epochs: 9")
+    assert go(workplace, display) == ["setup/prepare", *batches(1, 2), *AFTER]
+    assert "num_train_epochs: 9" in file.read_text(encoding="utf-8")
+    assert f"edited by hand, and kept: {file}" in said(display)
+    assert "-num_train_epochs: 3" in said(display) and "+num_train_epochs: 9" in said(display)
+    assert "again: batch_001/train: changed: train.yaml" in said(display)
+    assert go(workplace, display) == ["setup/prepare"]  # kept, and done
+
+
+def test_merge_yaml_edited_by_hand_trains_only_later_batches_again(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    edit_by_hand(workplace.run_folder / "batch_001" / "merge.yaml", "weight: 0.7", "weight: 0.5")
+    expected = [*batches(1, stages="merge score"), *batches(2), *AFTER]
+    assert go(workplace, display) == ["setup/prepare", *expected]
+
+
+def test_another_merge_weight_in_the_recipe(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    workplace.values["merge"]["parameters"]["weight"] = 0.4
+    workplace.write()
+    expected = [*batches(0, stages="merge score"), *batches(1, 2), *AFTER]
+    assert go(workplace, display) == ["setup/prepare", *expected]
+    assert "again: batch_000/merge: changed: merge.yaml" in said(display)
+
+
+def test_what_is_only_scored_otherwise_is_not_trained_again(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    again = go(workplace, display, "score.edits.fluency_facts=0")
+    assert again == ["setup/prepare", "base/score", "batch_002/score"]
+
+
+def test_both_changed_the_same_file(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    edit_by_hand(workplace.run_folder / "batch_001" / "train.yaml", "num_train_epochs: 3", "num_train_epochs: 9")
+    with pytest.raises(EditedTwice):
+        go(workplace, display, "train.learning_rate=0.5")
+    assert workplace.tool.calls() == ["setup/prepare"]
+
+
+def test_another_model_in_the_same_folder(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    (workplace.folder / "model" / "model.safetensors").write_bytes(b"another")
+    assert go(workplace, display) == ALL
+
+
+def test_an_output_that_was_tampered_with_is_made_again(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    (workplace.run_folder / "batch_001" / "merged" / "model.safetensors").write_bytes(b"mine")
+    assert "batch_001/merge" in go(workplace, display)
+    assert "again: batch_001/merge: its output merged was changed from outside" in said(display)
+
+
+def test_fresh_forgets_everything(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    edit_by_hand(workplace.run_folder / "batch_001" / "train.yaml", "num_train_epochs: 3", "num_train_epochs: 9")
+    (workplace.run_folder / "mine.txt").write_text("x")
+    assert go(workplace, display, fresh=True) == ALL
+    assert "num_train_epochs: 3" in (workplace.run_folder / "batch_001" / "train.yaml").read_text()
+    assert not (workplace.run_folder / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_recipe_of_a_run_folder_can_be_run(workplace: Any, display: Display, fresh: bool) -> None:
+    go(workplace, display)
+    text = workplace.recipe.read_bytes()
+    copy = workplace.run_folder / "recipe.yaml"
+    run(Options(copy, python=workplace.tool.python, fresh=fresh), display)
+    assert copy.read_bytes() == text
+    assert workplace.tool.calls() == (ALL if fresh else ["setup/prepare"])
+
+
+def test_dry_run_starts_nothing_and_writes_all_yaml(workplace: Any, display: Display) -> None:
+    assert go(workplace, display, dry_run=True) == []
+    folder = workplace.run_folder
+    assert {str(p.relative_to(folder)) for p in folder.rglob("*.yaml") if ".rendered" not in p.parts} == {
+        "recipe.yaml",
+        "resolved.yaml",
+        *(f"batch_{n:03d}/{kind}.yaml" for n in range(3) for kind in ("train", "rsft", "merge")),
+    }
+    text = said(display)
+    for job in ALL[1:]:
+        assert f"-m kedit_glue.stage {folder / job}.job.json" in text
+        assert (folder / f"{job}.job.json").is_file()
+    assert f"by hand: llamafactory-cli train {folder / 'batch_000' / 'train.yaml'}" in text
+    assert not list(folder.rglob("*.log")) and not list(folder.rglob("*.record.json"))
+
+
+def test_dry_run_leaves_a_finished_run_finished(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    go(workplace, display, dry_run=True)
+    assert go(workplace, display) == ["setup/prepare"]
+
+
+def test_check_says_what_it_looked_at(workplace: Any, display: Display) -> None:
+    assert go(workplace, display, check=True) == []
+    text = said(display)
+    for found in ("ok      model: llama in", "ok      disk: about", "ok      data: 6 facts in 3 batches"):
+        assert found in text
+    assert "nothing stands in the way" in text
+
+
+def test_a_model_without_tokenizer_is_refused_before_anything_long(workplace: Any, display: Display) -> None:
+    (workplace.folder / "model" / "tokenizer.json").unlink()
+    with pytest.raises(CannotStart, match="1 thing above must be put right first; nothing was started"):
+        go(workplace, display, check=True)
+    assert "holds no tokenizer" in said(display)
+
+
+def test_the_second_run_in_a_folder_is_refused(workplace: Any, display: Display) -> None:
+    with held(workplace.run_folder), pytest.raises(CannotStart) as caught:
+        go(workplace, display)
+    assert str(caught.value) == (
+        f"{workplace.run_folder} is in use by process {os.getpid()}: wait for it, stop it, or give the run another name"
+    )
+    assert go(workplace, display) == ALL
+
+
+def test_facts_that_were_said_to_be_prepared_and_are_not(workplace: Any, display: Display) -> None:
+    workplace.tool.behave({"prepare": "no_output"})
+    with pytest.raises(OutputMissing, match=r"wrote no .*facts\.json"):
+        go(workplace, display)
+
+
+def test_no_secret_reaches_a_file(workplace: Any, display: Display, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {"HF_TOKEN": "hf_planted0123456789", "WANDB_API_KEY": "planted9876543210"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    workplace.tool.behave({"batch_002/score": "exit_3"})
+    with pytest.raises(StageFailed) as caught:
+        go(workplace, display)
+    workplace.tool.behave()
+    go(workplace, display)
+    # the tools do get them
+    assert (workplace.tool.folder / "secrets.txt").read_text() == "HF_TOKEN WANDB_API_KEY"
+    files = [p for p in workplace.run_folder.rglob("*") if p.is_file()]
+    assert len(files) > 60
+    for value in secrets.values():
+        assert [p for p in files if value.encode() in p.read_bytes()] == []
+        assert value not in said(display) and value not in str(caught.value)

@@ -1,0 +1,165 @@
+"""Values come through templates with their types, a user's templates are confined, and what they drop is seen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kedit_glue.render import RenderError, render, require, template_folders
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's template folder with one template: each value on its own line, nested, and in a block."""
+    folder = tmp_path / "own templates"
+    folder.mkdir()
+    write(folder, "t.yaml", "value: {{ value | yaml }}\nlist:\n  - deep:\n      one: {{ value | yaml }}\n      two: 2\n")
+    write(folder, "block.yaml", "block:\n  {{ value | yaml_block(2) }}\nafter: 1\n")
+    return folder
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    (folder / f"{name}.j2").write_text(text, encoding="utf-8")
+
+
+VALUES: list[Any] = [
+    1e-05, 1.0, 0.1, 10, 0, True, False, None,
+    "no", "on", "~", "null", "1e-5", "1.0", "007", "2026-01-01", "",
+    "{{ 7*7 }}", "{% raw %}", "# no comment", "a: b", "a #b", "- x", "[x", "{x", "*x", "&x", "!x", "%x", "@x", "`x`",
+    "emoji 😀", "ŁÓDŹ", "it's", 'say "x"', "back\\slash", " spaces ", "tab\t", "\u2028", "\x07",
+    "two\nlines", "two\n\n lines\n", "windows\r\n", "--- \n...", "---",
+    [1, "no", 0.5], ["two\nlines", 3, {"k": None}], {"filter": "mlp", "value": [0.1, 1e-09]}, [], {}, "x" * 500,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_value_comes_through_exactly(own: Path, value: Any) -> None:
+    said = yaml.safe_load(text := render("t.yaml", {"value": value}, own))
+    for found in (said["value"], said["list"][0]["deep"]["one"]):
+        assert (found, type(found)) == (value, type(value))
+    assert said["list"][0]["deep"]["two"] == 2
+    assert len(text.split("\n")) == 6  # each value stays on its line
+
+
+def test_a_block_keeps_keys_order_and_values(own: Path) -> None:
+    value = {"weight": 0.7, "lambda": (0.1, 1e-05), "no": "yes", "a: b": {"two\nlines": "x\ny"}, "empty": ()}
+    said = yaml.safe_load(render("block.yaml", {"value": value}, own))
+    assert said == {
+        "block": {"weight": 0.7, "lambda": [0.1, 1e-05], "no": "yes", "a: b": {"two\nlines": "x\ny"}, "empty": []},
+        "after": 1,
+    }
+    assert list(said["block"]) == list(value)
+
+
+def test_the_users_folder_is_searched_first_and_the_projects_next(own: Path) -> None:
+    write(own, "merge.yaml", "merge_method: {{ method | yaml }}\nmine: true\n")
+    assert yaml.safe_load(render("merge.yaml", {"method": "ties"}, own)) == {"merge_method": "ties", "mine": True}
+    shipped = template_folders(None)
+    assert template_folders(own) == [own, *shipped]
+    assert {p.name for p in shipped[0].glob("*.j2")} >= {"train.yaml.j2", "merge.yaml.j2", "rsft.yaml.j2"}
+
+
+def test_a_users_template_can_include_the_projects(own: Path) -> None:
+    write(own, "merge.yaml", "{% include 'rsft.yaml.j2' %}")
+    with pytest.raises(RenderError, match=r"templates/rsft.yaml.j2, line \d+: UndefinedError: 'run' is undefined"):
+        render("merge.yaml", {}, own)
+
+
+BAD = [
+    ("a: 1\nb: {{ learning_rat }}\n", 2, "UndefinedError: 'learning_rat' is undefined"),
+    ("a: {{ value.nothing }}\n", 1, "UndefinedError: 'int object' has no attribute 'nothing'"),
+    ("a: 1\n\nb: {% if %}\n", 3, "TemplateSyntaxError"),
+    ("a: 1\nb: {{ value | upper_case }}\n", 2, "TemplateAssertionError: No filter named 'upper_case'"),
+    ("a: 1\nb: {{ 1 / (value - 1) }}\n", 2, "ZeroDivisionError"),
+    ("a: {{ value + 'x' }}\n", 1, "TypeError"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "what"), BAD, ids=[b[2].partition(":")[0] + str(b[1]) for b in BAD])
+def test_an_error_names_file_and_line(own: Path, text: str, line: int, what: str) -> None:
+    write(own, "bad.yaml", text)
+    with pytest.raises(RenderError) as error:
+        render("bad.yaml", {"value": 1}, own)
+    assert str(error.value).startswith(f"template {own / 'bad.yaml.j2'}, line {line}: {what}")
+
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__ }}",
+    "{{ value.__init__.__globals__ }}",
+    "{{ [].append(1) }}",
+    "{% for c in ().__class__.__base__.__subclasses__() %}{{ c }}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_a_template_cannot_leave_the_sandbox(own: Path, escape: str) -> None:
+    write(own, "bad.yaml", f"a: 1\nb: {escape}\n")
+    with pytest.raises(RenderError, match=r"bad.yaml.j2, line 2: SecurityError"):
+        render("bad.yaml", {"value": 1}, own)
+
+
+def test_a_template_reads_no_file_outside_its_folders(own: Path) -> None:
+    (own.parent / "secret.j2").write_text("a: secret\n")
+    for name in ("../secret.j2", str(own.parent / "secret.j2")):
+        write(own, "bad.yaml", f"{{% include {name!r} %}}")
+        with pytest.raises(RenderError, match="TemplateNotFound"):
+            render("bad.yaml", {}, own)
+
+
+def test_a_value_never_becomes_template_code(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "SECRET", "x")
+    assert yaml.safe_load(render("t.yaml", {"value": "{{ 7*7 }}{% include 't.yaml.j2' %}"}, own))["value"] == (
+        "{{ 7*7 }}{% include 't.yaml.j2' %}"
+    )
+
+
+def test_a_template_that_is_not_there(own: Path) -> None:
+    with pytest.raises(RenderError, match=r"template nothing.yaml.j2: TemplateNotFound"):
+        render("nothing.yaml", {}, own)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a: [1\n", "rendered to text that is no YAML"),
+        ("- a\n- b\n", "rendered to no mapping"),
+        ("", "no mapping"),
+    ],
+)
+def test_what_was_rendered_is_read_again(own: Path, text: str, what: str) -> None:
+    write(own, "bad.yaml", text)
+    with pytest.raises(RenderError, match=what) as error:
+        render("bad.yaml", {}, own)
+    assert str(own / "bad.yaml.j2") in str(error.value)
+
+
+# -- require ------------------------------------------------------------------------------------
+
+RETYPED = [
+    ("learning_rate: 1e-5", 1e-5, "learning_rate: '1e-5' (str) instead of 1e-05 (float)"),
+    ("learning_rate: 1", 1.0, "learning_rate: 1 (int) instead of 1.0 (float)"),
+    ("learning_rate: true", 1, "learning_rate: True (bool) instead of 1 (int)"),
+    ("learning_rate: no", "no", "learning_rate: False (bool) instead of 'no' (str)"),
+    ("learning_rate: 2.0e-5", 1e-5, "learning_rate: 2e-05 (float) instead of 1e-05 (float)"),
+    ("other: 1", 1e-5, "learning_rate: None (NoneType) instead of 1e-05 (float)"),
+    ("other: 1", None, "learning_rate: None (NoneType) instead of None (NoneType)"),
+]
+
+
+@pytest.mark.parametrize(("text", "value", "message"), RETYPED)
+def test_a_key_that_was_dropped_or_retyped_is_named(text: str, value: Any, message: str) -> None:
+    with pytest.raises(RenderError) as error:
+        require(text, {"learning_rate": value}, "train.yaml")
+    assert str(error.value) == f"train.yaml does not say what the recipe says: {message}"
+
+
+def test_everything_that_is_wrong_is_named_at_once() -> None:
+    with pytest.raises(RenderError, match=r"a: 1 .*; b: 2 "):
+        require("a: 1\nb: 2\nc: 3", {"a": 5, "b": 6, "c": 3}, "x")
+
+
+def test_more_keys_than_required_are_fine() -> None:
+    require("a: 1\nb: {c: 0.5}", {"b": {"c": 0.5}}, "x")
