@@ -256,6 +256,8 @@ def write_inputs(recipe: Recipe, written: bytes, plan: Plan, folder: Path, devic
 def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, display: Display, loud: bool) -> None:
     """The look before the start; raises CannotStart for what forbids it."""
     findings = check.check_versions(environment.versions())
+    if device != "cpu" and not environment.has_gpu():
+        findings.append(check.Finding("warn", "device", "cuda is asked for, and no NVIDIA device is seen here"))
     if Path(model).is_dir():
         findings += check.check_model(Path(model)) + check.check_room(recipe, plan, Path(model), folder, device)
     else:

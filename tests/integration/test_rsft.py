@@ -179,9 +179,7 @@ def test_a_pattern_that_finds_nothing_is_an_error(
 
 
 @pytest.mark.parametrize("inner", [1, 5])
-def test_protected_directions_stay(
-    tiny_model: Path, facts: list[dict[str, Any]], tmp_path: Path, inner: int
-) -> None:
+def test_protected_directions_stay(tiny_model: Path, facts: list[dict[str, Any]], tmp_path: Path, inner: int) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -204,7 +202,10 @@ def test_protected_directions_stay(
     _, trace = train(
         tmp_path / "b", tiny_model, facts, protect=job["output"], learning_rate=1e-2, epochs=4, inner_steps=inner
     )
-    before, after = load_file(tiny_model / "model.safetensors"), load_file(tmp_path / "b" / "tuned" / "model.safetensors")
+    before, after = (
+        load_file(tiny_model / "model.safetensors"),
+        load_file(tmp_path / "b" / "tuned" / "model.safetensors"),
+    )
     for name, vectors in directions.items():
         change = after[name] - before[name]
         assert torch.allclose(vectors.T @ vectors, torch.eye(6), atol=1e-5)

@@ -217,6 +217,7 @@ def test_events_and_long_logs(main: Main, workplace: Any, capsys: pytest.Capture
 def test_markup_and_odd_characters_of_the_user(
     main: Main, workplace: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     text = (workplace.folder / "facts.json").read_text()
     odd = "[red]f0[/blue] :100: \\u202e\\u0007\\ud83d\\ude00"
     (workplace.folder / "facts.json").write_text(text.replace('"id": "f0"', f'"id": "{odd}"'))

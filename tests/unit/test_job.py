@@ -208,6 +208,12 @@ def test_check_says_what_it_looked_at(workplace: Any, display: Display) -> None:
     assert "nothing stands in the way" in text
 
 
+def test_a_gpu_that_is_not_there_is_said(workplace: Any, display: Display, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kedit_glue.environment.has_gpu", lambda: False)
+    go(workplace, display, "device=cuda", dry_run=True)
+    assert "warn    device: cuda is asked for, and no NVIDIA device is seen here" in said(display)
+
+
 def test_a_model_without_tokenizer_is_refused_before_anything_long(workplace: Any, display: Display) -> None:
     (workplace.folder / "model" / "tokenizer.json").unlink()
     with pytest.raises(CannotStart, match="1 thing above must be put right first; nothing was started"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -320,8 +321,6 @@ def test_layers_reach_the_regex_and_llamafactory(plan_of: PlanOf) -> None:
 
 
 def test_device(recipe_of: Callable[..., Recipe], facts_of: Callable[..., Any], place_of: Callable[..., Place]) -> None:
-    from dataclasses import replace
-
     on_gpu = make_plan(recipe_of(), facts_of(2), replace(place_of(), device="cuda:0"))
     assert "use_cpu" not in render("train.yaml", file(on_gpu, "train.yaml").values)
     on_cpu = make_plan(recipe_of(), facts_of(2), place_of())

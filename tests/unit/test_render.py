@@ -16,7 +16,9 @@ def own(tmp_path: Path) -> Path:
     """A user's template folder with one template: each value on its own line, nested, and in a block."""
     folder = tmp_path / "own templates"
     folder.mkdir()
-    write(folder, "t.yaml", "value: {{ value | yaml }}\nlist:\n  - deep:\n      one: {{ value | yaml }}\n      two: 2\n")
+    write(
+        folder, "t.yaml", "value: {{ value | yaml }}\nlist:\n  - deep:\n      one: {{ value | yaml }}\n      two: 2\n"
+    )
     write(folder, "block.yaml", "block:\n  {{ value | yaml_block(2) }}\nafter: 1\n")
     return folder
 
