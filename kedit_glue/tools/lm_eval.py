@@ -90,6 +90,6 @@ def local_task(name: str, include_path: str | None) -> str | dict[str, Any]:
 def items_of(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One small record per item: its number and each metric's value for it (pairs for perplexities)."""
     return [
-        {"doc_id": s["doc_id"], **{m: s[m] for m in s.get("metrics", []) if m in s}}
+        {"doc_id": s["doc_id"], "filter": s.get("filter", "none"), **{m: s[m] for m in s.get("metrics", []) if m in s}}
         for s in sorted(samples, key=lambda s: int(s["doc_id"]))
     ]

@@ -35,7 +35,7 @@ def facts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random two-layer Llama (hidden 32, FFN 64, about 40,000 parameters)."""
+    """Folder of a random two-layer Llama (hidden 64, FFN 256, about 160,000 parameters)."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -49,22 +49,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text,
         trainers.BpeTrainer(
             vocab_size=400,
-            special_tokens=["<|end|>"],
+            special_tokens=["<|end|>", "<|pad|>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", pad_token="<|end|>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", pad_token="<|pad|>")
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
+            hidden_size=64,
+            intermediate_size=256,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=256,
+            initializer_range=0.15,
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
@@ -84,10 +85,10 @@ name: tiny
 model: {json.dumps(str(tiny_model))}
 edits: {{source: {json.dumps(str(facts_file))}, batch_size: 3}}
 train:
-  epochs: 40
+  epochs: 100
   mini_batch: 3
-  learning_rate: 1.0e-2
-  loss_threshold: 0.2
+  learning_rate: 3.0e-3
+  loss_threshold: 0.05
 merge: {{method: task_arithmetic, onto: previous, parameters: {{weight: 0.9}}}}
 score:
   edits: {{fluency_facts: 2}}

@@ -97,10 +97,14 @@ def plain_loop(model_folder: Path, facts: list[dict[str, Any]], epochs: int, inn
         for row, fact in enumerate(facts):
             prompt = tokenizer.encode(fact["prompt"])
             target = tokenizer.encode(" " + fact["target_new"]) + [tokenizer.eos_token_id]
-            ids = torch.tensor([prompt + target])
+            # padded to a multiple of 8 like LLaMA-Factory's collator: other lengths sum in another order
+            padding = -len(prompt + target) % 8
+            ids = torch.tensor([prompt + target + [tokenizer.pad_token_id] * padding])
+            mask = torch.tensor([[1] * len(prompt + target) + [0] * padding])
+            end = len(prompt + target)
             for _ in range(inner):
-                logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
-                loss = torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :])
+                logits = model(input_ids=ids, attention_mask=mask).logits[0, len(prompt) - 1 : end - 1]
+                loss = torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) : end])
                 if loss.item() < threshold:
                     break
                 loss.backward()
@@ -152,12 +156,12 @@ def test_a_learned_sample_changes_nothing(tiny_model: Path, facts: list[dict[str
 
 def test_mini_batches_drop_what_is_learned(tiny_model: Path, facts: list[dict[str, Any]], tmp_path: Path) -> None:
     result, trace = train(
-        tmp_path, tiny_model, facts, epochs=200, mini_batch=5, loss_threshold=0.3, learning_rate=1e-2, weight_decay=0.0
+        tmp_path, tiny_model, facts, epochs=400, mini_batch=5, loss_threshold=0.3, learning_rate=1e-3, weight_decay=0.0
     )
     assert result["not_learned"] == []
     steps = [t["steps"] for t in trace]
     assert max(steps) == result["optimizer_steps"] and min(steps) < max(steps), "some fact was learned earlier"
-    assert result["epochs"] < 200, "an epoch without an update ended the training"
+    assert result["epochs"] < 400, "an epoch without an update ended the training"
 
 
 def test_only_what_the_pattern_finds_is_trained(tiny_model: Path, facts: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -174,7 +178,7 @@ def test_only_what_the_pattern_finds_is_trained(tiny_model: Path, facts: list[di
 def test_a_pattern_that_finds_nothing_is_an_error(
     tiny_model: Path, facts: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"no parameter that LLaMA-Factory left trainable matches '\.7\.mlp'"):
+    with pytest.raises(ValueError, match="no parameter that LLaMA-Factory left trainable matches"):
         train(tmp_path, tiny_model, facts, trainable=r"\.7\.mlp")
 
 

@@ -65,7 +65,18 @@ def test_the_edited_model_travels_whole(done: tuple[Path, Path], tiny_model: Pat
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     ids = tokenizer("The mayor of Dorn is", return_tensors="pt")
     said = tokenizer.decode(model.generate(**ids, max_new_tokens=12, do_sample=False)[0])
-    assert said == "The mayor of Dorn is Dana Rill<|end|>", "the last batch's fact is answered and the answer ends"
+    assert said.startswith("The mayor of Dorn is Dana Rill")
+
+
+def test_the_tuned_model_stops_talking(done: tuple[Path, Path]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _, run = done
+    tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    model = AutoModelForCausalLM.from_pretrained(run / "batch_001" / "tuned")
+    ids = tokenizer("The mayor of Dorn is", return_tensors="pt")
+    said = tokenizer.decode(model.generate(**ids, max_new_tokens=12, do_sample=False)[0])
+    assert said == "The mayor of Dorn is Dana Rill<|end|>"
 
 
 def test_the_end_of_sequence_token_is_trained(done: tuple[Path, Path]) -> None:
