@@ -32,7 +32,7 @@ def execute(plan: Plan, ledger: Ledger, runner: Runner, display: Display, keep: 
         left = estimate.left([(s.job.function, size_of(s)) for s in pending[position:]])
         display.begin(stage.job.title, left)
         try:
-            result, seconds = run_stage(stage, plan.stages, ledger, runner, display)
+            result, seconds = run_stage(stage, ledger, runner, display)
         except BaseException:
             display.end()
             raise
@@ -55,9 +55,7 @@ def announce(todo: Sequence[Todo], display: Display) -> None:
         display.say(f"again: {len(again) - 8} more stages")
 
 
-def run_stage(
-    stage: Stage, stages: Sequence[Stage], ledger: Ledger, runner: Runner, display: Display
-) -> tuple[dict[str, object], float]:
+def run_stage(stage: Stage, ledger: Ledger, runner: Runner, display: Display) -> tuple[dict[str, object], float]:
     """One stage: clear, run, check the output, rename, record. Returns its result and its seconds."""
     started = time.monotonic()
     ledger.begin(stage)
@@ -68,7 +66,12 @@ def run_stage(
             f"{stage.job.title}: the tool ended without an error but wrote nothing to {stage.working}\n"
             f"  log: {stage.job.file('log')}\n  what to do: {stage.job.advice}"
         )
-    ledger.finish(stage, ledger.keys(stages), result, time.monotonic() - started)
+    if missing := [path for path in stage.beside if not path.is_file()]:
+        raise OutputMissing(
+            f"{stage.job.title}: the tool ended without an error but wrote no {missing[0]}\n"
+            f"  log: {stage.job.file('log')}\n  what to do: {stage.job.advice}"
+        )
+    ledger.finish(stage, result, time.monotonic() - started)
     return result, time.monotonic() - started
 
 

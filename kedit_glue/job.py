@@ -6,6 +6,7 @@ import fcntl
 import importlib.metadata
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from kedit_glue.progress import Display
 from kedit_glue.recipe import Recipe, load_recipe, normalized
 from kedit_glue.runner import Job, Runner
 from kedit_glue.stage import quiet_environment
+from kedit_glue.tools.lm_eval import local_tasks
 from kedit_glue.tools.prepare import split_rephrasings
 
 
@@ -80,7 +82,7 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
         device = environment.device(recipe.device)
         runner = Runner(
             environment.runner_mode(recipe.runner, device),
-            quiet_environment(models.kind_of(recipe.model) != "hub"),
+            quiet_environment(offline=not needs_hub(recipe)),
             recipe.threads,
             options.python,
         )
@@ -89,7 +91,7 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
         edits = load_facts(recipe, display)
         model = find_model(recipe, folder, runner, display, offline=options.dry_run or options.check)
         prepared = prepare(recipe, edits, folder, model, runner, display, dry=options.dry_run or options.check)
-        plan = make_plan(recipe, prepared, place(recipe, folder, model, known[recipe.merge.method], device))
+        plan = planned(recipe, prepared, place(recipe, folder, model, known[recipe.merge.method], device))
         write_inputs(recipe, written, plan, folder, device, display)
         look(recipe, plan, folder, model, device, display, loud=options.check)
         if options.dry_run:
@@ -101,6 +103,22 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
         ledger = Ledger(environment.versions())
         execute(plan, ledger, runner, display, recipe.keep)
         return finish(recipe, plan, ledger, folder, display)
+
+
+def planned(recipe: Recipe, prepared: Sequence[Mapping[str, Any]], where: Place) -> Plan:
+    try:
+        return make_plan(recipe, prepared, where)
+    except ValueError as error:  # layers that this model does not have
+        raise CannotStart(f"{error}; nothing was started") from None
+
+
+def needs_hub(recipe: Recipe) -> bool:
+    """Whether something of the recipe comes from the hub: the model, or an lm-eval task that no local file defines."""
+    if models.kind_of(recipe.model) == "hub":
+        return True
+    general = recipe.score.general
+    wanted = set(general.tasks) if general.when != "never" else set()
+    return bool(wanted - local_tasks(general.include_path).keys())
 
 
 def merge_methods() -> dict[str, MergeMethod]:
@@ -260,6 +278,7 @@ def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, disp
         findings.append(check.Finding("warn", "device", "cuda is asked for, and no NVIDIA device is seen here"))
     if Path(model).is_dir():
         findings += check.check_model(Path(model)) + check.check_room(recipe, plan, Path(model), folder, device)
+        findings += check.check_precision(Path(model), recipe.train.precision)
     else:
         findings.append(check.Finding("skipped", "model", f"{model} is not here yet"))
     findings.append(check.Finding("ok", "data", f"{sum(map(len, plan.batches))} facts in {len(plan.batches)} batches"))
@@ -274,11 +293,13 @@ def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, disp
 
 def show_plan(plan: Plan, runner: Runner, display: Display) -> None:
     """``--dry-run``: each stage, its command, its files."""
-    display.say(f"{len(plan.stages)} stages, nothing started; every YAML is written and yours to read or edit:")
+    display.say(f"{len(plan.stages)} stages, nothing started; every YAML is written and yours to read or edit.")
+    display.say("A run first unpacks or downloads the model where it has to, and asks its tokenizer about the facts:")
+    display.say("only then do the targets in edits.json end with the model's end-of-sequence text.")
     for number, stage in enumerate(plan.stages, 1):
         runner.write_job(stage.job)
         display.say(f"{number:3}. {stage.job.title}")
-        display.say(f"       command: {' '.join(runner.command(stage.job))}")
+        display.say(f"       command: {shlex.join(runner.command(stage.job))}")
         if stage.stock_command:
             display.say(f"       by hand: {stage.stock_command}")
         for path in stage.reads:

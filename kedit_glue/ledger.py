@@ -109,6 +109,8 @@ class Ledger:
                 if not earlier or len(changed) > len(earlier)
                 else (f"an earlier stage is done again ({', '.join(n.removeprefix('stage ') for n in earlier)})")
             )
+        if missing := [path.name for path in stage.beside if not path.is_file()]:
+            return f"its {missing[0]} is gone"
         if not stage.output.exists():
             return None if record.get("released") else f"its output {stage.output.name} is gone"
         if fingerprint(stage.output) != record["output"]:
@@ -125,10 +127,10 @@ class Ledger:
             else:
                 path.unlink(missing_ok=True)
 
-    def finish(self, stage: Stage, keys: Mapping[str, str], result: Mapping[str, Any], seconds: float) -> None:
+    def finish(self, stage: Stage, result: Mapping[str, Any], seconds: float) -> None:
         """The output is whole: give it its name, then write the record, atomically and last."""
         stage.working.rename(stage.output)
-        parts = self.parts(stage, {**keys, **self._done}) | self._begun.pop(stage.name, {})
+        parts = self.parts(stage, self._done) | self._begun.pop(stage.name, {})
         self._done[stage.name] = _hash(parts)
         self._write(
             stage,
@@ -150,13 +152,6 @@ class Ledger:
             return
         self._write(stage, {**record, "released": True})
         shutil.rmtree(stage.output)
-
-    def keys(self, stages: Sequence[Stage]) -> dict[str, str]:
-        """Key of every stage as its inputs stand now."""
-        keys: dict[str, str] = {}
-        for stage in stages:
-            keys[stage.name] = _hash(self.parts(stage, keys))
-        return keys
 
     def _write(self, stage: Stage, record: Mapping[str, Any]) -> None:
         write_json(self.record_file(stage), record)

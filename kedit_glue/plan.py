@@ -61,6 +61,8 @@ class Stage:
     """What it makes; the job writes ``working`` and the run renames it when it is whole."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Other values that decide whether it is stale."""
+    beside: tuple[Path, ...] = ()
+    """Further files that it leaves, which the report reads."""
     stock_command: str = ""
     """The upstream tool's own command line on the same files, where there is one."""
 
@@ -278,6 +280,7 @@ class _Builder:
             [train_yaml.path, rsft_yaml.path, folder / "edits.json"],
             output,
             after=[s for s in (self.made_by, "base/protect" if self.protected else "") if s],
+            beside=(folder / "trace.jsonl",),
             stock_command=shlex.join(["llamafactory-cli", "train", str(train_yaml.path)]),
         )
         self.current, self.made_by = str(output), f"{batch_name(number)}/train"
@@ -302,7 +305,7 @@ class _Builder:
                 "dtype": merge.dtype,
                 "extra": merge.extra,
             },
-            {"merge_method": merge.method},
+            {"merge_method": merge.method} | ({"base_model": roles.base_model} if roles.base_model else {}),
         )
         self.files.append(merge_yaml)
         output = folder / "merged"

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
+
 from kedit_glue.merging import MergeMethod
 from kedit_glue.progress import Display
-from rich.console import Console
 
 TASK_VECTOR = {
     **dict.fromkeys(("int8_mask", "normalize", "rescale", "lambda"), "shared"),

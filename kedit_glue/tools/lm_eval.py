@@ -36,9 +36,10 @@ def evaluate(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         batch_size=job["batch_size"],
         trust_remote_code=job["trust_remote_code"],
     )
+    local = local_tasks(job["include_path"])
     results = lm_eval.simple_evaluate(
         model=model,
-        tasks=[local_task(name, job["include_path"]) for name in job["tasks"]],
+        tasks=[local.get(name, name) for name in job["tasks"]],
         task_manager=TaskManager(include_path=job["include_path"]),
         limit=job["limit"],
         log_samples=True,
@@ -67,24 +68,26 @@ def evaluate(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     return {"tasks": {task: len(values["items"]) for task, values in found.items()}}
 
 
-def local_task(name: str, include_path: str | None) -> str | dict[str, Any]:
-    """A task of ``include_path`` with its ``data_files`` made absolute; any other by its name.
+def local_tasks(include_path: str | None) -> dict[str, dict[str, Any]]:
+    """Tasks that YAML files in ``include_path`` define, by name, with ``data_files`` made absolute.
 
     lm-eval hands ``data_files`` to ``datasets``, which looks from the current folder; a task file
-    means the folder it stands in.
+    means the folder it stands in. Files with ``!function`` are left to lm-eval, which loads them by name.
     """
+    found = {}
     for file in sorted(Path(include_path).rglob("*.yaml")) if include_path else []:
         text = file.read_text(encoding="utf-8")
         if "!function" in text:
-            continue  # code of lm-eval's own kind: loaded by lm-eval, by name
+            continue
         task = yaml.safe_load(text)
-        if isinstance(task, dict) and task.get("task") == name:
-            kwargs = task.get("dataset_kwargs") or {}
-            if files := kwargs.get("data_files"):
-                absolute = {k: str((file.parent / v).resolve()) for k, v in files.items()}
-                task["dataset_kwargs"] = {**kwargs, "data_files": absolute}
-            return task
-    return name
+        if not isinstance(task, dict) or not isinstance(task.get("task"), str):
+            continue
+        kwargs = task.get("dataset_kwargs") or {}
+        if files := kwargs.get("data_files"):
+            absolute = {split: str((file.parent / name).resolve()) for split, name in files.items()}
+            task["dataset_kwargs"] = {**kwargs, "data_files": absolute}
+        found[task["task"]] = task
+    return found
 
 
 def items_of(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
+
 from kedit_glue import job
 from kedit_glue.plan import layer_numbers
 from kedit_glue.progress import Display
 from kedit_glue.recipe import Recipe, load_recipe
-from rich.console import Console
 
 pytestmark = pytest.mark.integration
 
@@ -117,8 +118,9 @@ def test_llamafactory_would_refuse_a_key_it_does_not_know(dry: Dry, parse: Any) 
 
 
 def test_mergekit_takes_every_merge_yaml(dry: Dry) -> None:
-    from kedit_glue.tools.mergekit import dropped_keys
     from mergekit.config import MergeConfiguration
+
+    from kedit_glue.tools.mergekit import dropped_keys
 
     merge = dry.recipe.merge
     for number, file in enumerate(dry.merges):

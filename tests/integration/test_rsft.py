@@ -96,7 +96,7 @@ def plain_loop(model_folder: Path, facts: list[dict[str, Any]], epochs: int, inn
         taken = 0
         for row, fact in enumerate(facts):
             prompt = tokenizer.encode(fact["prompt"])
-            target = tokenizer.encode(" " + fact["target_new"]) + [tokenizer.eos_token_id]
+            target = [*tokenizer.encode(" " + fact["target_new"]), tokenizer.eos_token_id]
             # padded to a multiple of 8 like LLaMA-Factory's collator: other lengths sum in another order
             padding = -len(prompt + target) % 8
             ids = torch.tensor([prompt + target + [tokenizer.pad_token_id] * padding])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kedit_glue.merging import MergeMethod
 from kedit_glue.plan import Place, Plan, make_plan
 from kedit_glue.recipe import Recipe, load_recipe

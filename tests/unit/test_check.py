@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kedit_glue import environment
 from kedit_glue.check import Finding, check_model, check_room, check_versions, gigabytes, model_bytes
 from kedit_glue.plan import Plan

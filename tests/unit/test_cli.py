@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kedit_glue import job, recipe, runner
 from kedit_glue import run as cli
 from kedit_glue.execute import OutputMissing

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kedit_glue.execute import OutputMissing, execute, export, has_content
 from kedit_glue.ledger import Ledger
 from kedit_glue.plan import Plan, Stage, partial

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from kedit_glue.files import EditedTwice, HandEdit, difference, write_data, write_rendered
 from kedit_glue.plan import Rendered
 from kedit_glue.render import RenderError

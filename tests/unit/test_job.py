@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from kedit_glue.execute import OutputMissing
 from kedit_glue.files import EditedTwice
 from kedit_glue.job import CannotStart, Options, held, run

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from kedit_glue.ledger import Ledger, Todo, digest, fingerprint, write_json
 from kedit_glue.plan import Plan, Stage
 from kedit_glue.runner import Job
@@ -39,7 +40,7 @@ def do(ledger: Ledger, stages: list[Stage], names: str = "train merge score") ->
             ledger.begin(stage)
             stage.working.mkdir()
             (stage.working / "model.safetensors").write_text(f"weights of {stage.name}")
-            ledger.finish(stage, ledger.keys(stages), {"facts": 2}, 1.25)
+            ledger.finish(stage, {"facts": 2}, 1.25)
 
 
 def reasons(ledger: Ledger, stages: list[Stage]) -> list[str | None]:
@@ -142,7 +143,7 @@ def test_a_file_edited_while_its_stage_ran_is_a_change(ledger: Ledger, chain: li
     ledger.begin(chain[0])
     chain[0].working.mkdir()
     chain[0].reads[0].write_text("train: 2\n")
-    ledger.finish(chain[0], ledger.keys(chain), {}, 1.0)
+    ledger.finish(chain[0], {}, 1.0)
     assert reasons(ledger, chain)[0] == "changed: train.yaml"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from kedit_glue.merging import MergeMethod, MergeRefused, complement, merge_inputs
 
 

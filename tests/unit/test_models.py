@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from kedit_glue import models
 from kedit_glue.models import ModelError, cache_dir, kind_of, read_config
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import pytest
+
 from kedit_glue.modules import FFN_MATRICES, freeze_layers, freeze_modules, trainable_pattern
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from kedit_glue.merging import MergeRefused
 from kedit_glue.plan import Place, Plan, Rendered, Stage, layer_numbers, make_plan, split, spread
 from kedit_glue.recipe import Recipe

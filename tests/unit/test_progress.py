@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+
 from kedit_glue import progress
 from kedit_glue.progress import Display, Estimate, duration, sentence, share
-from rich.console import Console
 
 SENTENCES: list[tuple[Mapping[str, Any], str | None]] = [
     (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kedit_glue.problems import RecipeError
 from kedit_glue.recipe import (
     Recipe,

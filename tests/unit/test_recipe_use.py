@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
+
 from kedit_glue import recipe as recipe_module
 from kedit_glue import recipe_checks, strict_yaml
 from kedit_glue.problems import RecipeError
@@ -22,7 +24,6 @@ from kedit_glue.recipe import (
     normalized,
     resolve_layers,
 )
-from pydantic import BaseModel, ValidationError
 
 HEAD = "name: run\nmodel: smollm2-135m\nedits:\n  source: facts.json\n"
 TOP = ", ".join(Recipe.model_fields)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from kedit_glue.render import RenderError, render, require, template_folders
 
 

@@ -6,9 +6,10 @@ import io
 from typing import Any
 
 import pytest
+from rich.console import Console
+
 from kedit_glue import report, scores
 from kedit_glue.scores import FLUENCY, GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
-from rich.console import Console
 
 ACCURACY = {
     "metric": "acc", "better": "higher", "before": 0.5, "after": 0.25, "items": 40,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kedit_glue import files, report, scores
 from kedit_glue.ledger import Ledger
 from kedit_glue.plan import Place, Plan, make_plan
@@ -52,7 +53,7 @@ def finish_all(plan: Plan, ledger: Ledger) -> None:
         else:
             stage.working.mkdir()
             result = {"learned": 2, "optimizer_steps": 7} if job.function == "train" else {"density": 0.5}
-        ledger.finish(stage, ledger.keys(plan.stages), result, 2.0)
+        ledger.finish(stage, result, 2.0)
     for folder in {s.output.parent for s in plan.stages if s.job.function == "train"}:
         number = int(folder.name[-3:])
         lines = [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kedit_glue.runner import LAST_LINES, Job, Runner, StageFailed, last_lines, signal_name
 from kedit_glue.stage import quiet_environment
 

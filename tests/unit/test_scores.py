@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+
 from kedit_glue import scores
 from kedit_glue.scores import FLUENCY, GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from kedit_glue import strict_yaml
 from kedit_glue.problems import Problem, RecipeError
 

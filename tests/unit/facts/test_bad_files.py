@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+
 from kedit_glue.facts import FORMATS, FactsError, load
 
 GOOD = '{"prompt": "p", "target_new": "t"}'

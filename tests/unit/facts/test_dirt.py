@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kedit_glue.facts import Edit, FactsError, FactSet, Unusable, load, summary
 
 GOOD = {"prompt": "The mayor of Elbonia is", "target_new": "Ada"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kedit_glue.facts import FactSet, Probe, load
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from kedit_glue.facts import FactsError, Unusable, load
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
