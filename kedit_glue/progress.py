@@ -83,6 +83,8 @@ class Display:
 
     def __init__(self, log: Path | None, console: Console | None = None):
         self.console = console or Console(highlight=False, soft_wrap=True, emoji=False)
+        if console is None and not self.console.is_terminal:
+            self.console.width = 110  # a file has no width of its own; tables want one
         self.log = log
         self.live: Progress | None = None
         self.bar: Any = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -68,7 +69,8 @@ def general_rows(document: Mapping[str, Any]) -> list[list[str]]:
             change = "-"
         rows.append(
             [
-                f"{task} ({c['metric']}, {c['better']} is better)",
+                task,
+                f"{c['metric']} ({c['better']} is better)",
                 form(c["before"]),
                 form(c["after"]),
                 change,
@@ -88,7 +90,7 @@ def verdict(change: Mapping[str, Any]) -> str:
     better = (change["change"] > 0) == (change["better"] == "higher")
     direction = "better" if better else "worse"
     inside = "inside" if change["inside_base_interval"] else "outside"
-    return f"{direction} on the same items; {inside} the original's own 95 % interval"
+    return f"{direction} on the same items, {inside} the original's own 95 % interval"
 
 
 def batch_rows(document: Mapping[str, Any]) -> list[list[str]]:
@@ -113,19 +115,13 @@ def batch_rows(document: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+SHORT = 9  # columns of such cells stay on one line on a narrow terminal
 EDIT_HEAD = ["", "before", "after", "facts", "what it is"]
-GENERAL_HEAD = ["general ability", "before", "after", "change [95 %]", "items", ""]
-BATCH_HEAD = [
-    "batch",
-    "facts",
-    "learned",
-    "steps",
-    "success, this batch",
-    "success, all so far",
-    "generalization so far",
-    "locality so far",
-    "train + merge",
-]
+GENERAL_HEAD = ["task", "metric", "before", "after", "change [95 %]", "items", "verdict"]
+BATCH_HEAD = ["batch", "facts", "learned", "steps", "success", "so far", "rephrased", "locality", "time"]
+BATCH_NOTE = (
+    "success: of the batch just edited; so far, rephrased, locality: of all facts until then; time: train and merge"
+)
 
 
 def headline(document: Mapping[str, Any]) -> str:
@@ -161,7 +157,7 @@ def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     found: list[Table | Text] = [_table(f"{document['run']}: edits", EDIT_HEAD, edit_rows(document))]
     if rows := general_rows(document):
         found.append(_table("general ability (lm-eval)", GENERAL_HEAD, rows))
-    found.append(_table("batch by batch", BATCH_HEAD, batch_rows(document)))
+    found.append(_table(f"batch by batch ({BATCH_NOTE})", BATCH_HEAD, batch_rows(document)))
     if document["answers"]:
         found.append(
             _table(
@@ -189,9 +185,10 @@ def _more(count: int, shown: int) -> str:
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in head:
-        table.add_column(name, overflow="fold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for position, name in enumerate(head):
+        short = all(len(cells[position]) <= SHORT for cells in [head, *rows])
+        table.add_column(name, overflow="fold", no_wrap=short)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
@@ -217,7 +214,7 @@ def markdown(document: Mapping[str, Any]) -> str:
             lines += [f"{TITLES[metric].capitalize()} by kind, after: {named}.", ""]
     if rows := general_rows(document):
         lines += ["## General ability (lm-eval)", "", *_md_table(GENERAL_HEAD, rows), ""]
-    lines += ["## Batch by batch", "", *_md_table(BATCH_HEAD, batch_rows(document)), ""]
+    lines += ["## Batch by batch", "", *_md_table(BATCH_HEAD, batch_rows(document)), "", f"{BATCH_NOTE}.", ""]
     if document["answers"]:
         lines += ["## What the model really says", "", "Greedy generation, at most 24 tokens.", ""]
         lines += _md_table(

@@ -116,10 +116,10 @@ def test_a_metric_that_only_the_edited_model_has(document: dict[str, Any]) -> No
 def test_general_ability(document: dict[str, Any]) -> None:
     assert report.general_rows(document) == [
         [
-            "arc (acc, higher is better)", "50.0 %", "25.0 %", "-25.0 [-40.0, -10.0] points", "40",
-            "worse on the same items; outside the original's own 95 % interval",
+            "arc", "acc (higher is better)", "50.0 %", "25.0 %", "-25.0 [-40.0, -10.0] points", "40",
+            "worse on the same items, outside the original's own 95 % interval",
         ],
-        ["text (word_perplexity, lower is better)", "20.00", "21.00", "+5.0 [-1.0, +11.0] %", "40",
+        ["text", "word_perplexity (lower is better)", "20.00", "21.00", "+5.0 [-1.0, +11.0] %", "40",
          "no change beyond noise"],
     ]  # fmt: skip
 
@@ -127,17 +127,17 @@ def test_general_ability(document: dict[str, Any]) -> None:
 def test_a_task_without_items(document: dict[str, Any]) -> None:
     bare = {k: ACCURACY[k] for k in ("metric", "better", "before", "after")}
     document["after"]["general_change"] = {"arc": {**bare, "items": 0}}
-    assert report.general_rows(document)[0][3:] == ["-", "0", "no items to compare"]
+    assert report.general_rows(document)[0][4:] == ["-", "0", "no items to compare"]
     assert "arc" not in report.headline(document)
 
 
 @pytest.mark.parametrize(
     ("change", "better", "inside", "expected"),
     [
-        (0.1, "higher", True, "better on the same items; inside the original's own 95 % interval"),
-        (-0.1, "higher", True, "worse on the same items; inside the original's own 95 % interval"),
-        (0.1, "lower", False, "worse on the same items; outside the original's own 95 % interval"),
-        (-0.1, "lower", False, "better on the same items; outside the original's own 95 % interval"),
+        (0.1, "higher", True, "better on the same items, inside the original's own 95 % interval"),
+        (-0.1, "higher", True, "worse on the same items, inside the original's own 95 % interval"),
+        (0.1, "lower", False, "worse on the same items, outside the original's own 95 % interval"),
+        (-0.1, "lower", False, "better on the same items, outside the original's own 95 % interval"),
     ],
 )
 def test_verdict(change: float, better: str, inside: bool, expected: str) -> None:
