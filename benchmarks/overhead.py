@@ -3,7 +3,7 @@
 Reads a finished run's events and records; starts nothing. The tools' time is what passes inside
 LLaMA-Factory's ``run_exp``, mergekit's ``run_merge`` and EasyEdit's and lm-eval's calls (model loading
 and saving, which are theirs, included). Ours is the rest of each stage's wall time: the process, the
-imports, R-SFT's bookkeeping outside the trainer, the checks after a merge, hashing and records.
+imports, R-SFT's question for the final losses, the checks after a merge, hashing and records.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def stage_seconds(folder: Path, stage: str) -> tuple[float, float] | None:
     found = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
     times = {e["event"]: e["time"] for e in found}
     tool = next(e["seconds"] for e in found if e["event"] == "finished")
+    tool -= sum(e.get("evaluation_seconds", 0) for e in found)  # R-SFT's own question for the final losses
     if "checking" in times:  # what follows mergekit's own work in a merge stage
         tool -= times["finished"] - times["checking"]
     return wall, tool

@@ -19,6 +19,7 @@ With ``mini_batch: 1`` and ``inner_steps > 1`` that is the paper's depth-first o
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,7 @@ class Trace:
     steps: int = 0
     """Optimizer steps that this sample's loss took part in."""
     loss_before: float = float("nan")
-    """Nats per target token, end-of-sequence included, before the batch's first step."""
+    """Nats per target token, end-of-sequence included, when training first met the sample."""
     loss_after: float = float("nan")
     """The same after the batch's last step."""
     learned: bool = False
@@ -130,6 +131,8 @@ class RSFT(TrainerCallback):
         self.trace_file = trace_file
         self.emit = emit
         self.row_of: dict[tuple[int, ...], int] = {}
+        self.rows: list[int] = []
+        self.asked_at = [-1] * len(self.traces)
         self.inputs: dict[str, Any] = {}
         self.losses = torch.zeros(0)
         self.active = torch.zeros(0, dtype=torch.bool)
@@ -161,8 +164,6 @@ class RSFT(TrainerCallback):
             if all(label == IGNORED for label in labels):
                 raise ValueError(f"fact {self.traces[row].id}: no target token is left within cutoff_len")
             self.row_of[tuple(ids)] = row
-        for row, loss in enumerate(self._losses_of_all(args, model, train_dataloader)):
-            self.traces[row].loss_before = loss
         if self.settings.protect:
             self.protection = Protection(model, self.settings.protect)
         model.register_forward_hook(self._replace_loss, with_kwargs=True)
@@ -195,6 +196,12 @@ class RSFT(TrainerCallback):
         self.inputs = kwargs
         losses = sample_losses(output.logits, kwargs["labels"])
         self.losses = losses.detach()
+        self.rows = self._rows()
+        for row, loss in zip(self.rows, self.losses.tolist(), strict=True):
+            if math.isnan(self.traces[row].loss_before):
+                self.traces[row].loss_before = loss
+            self.traces[row].loss_after = loss
+            self.asked_at[row] = self.steps
         self.active = self.losses >= self.settings.loss_threshold
         share = self.active.float() / self.active.sum().clamp(min=1)
         output.loss = (losses * share).sum()
@@ -239,17 +246,18 @@ class RSFT(TrainerCallback):
             }
         )
 
+    def _rows(self) -> list[int]:
+        """Which samples of the data set the current mini-batch holds."""
+        ids, mask = self.inputs["input_ids"].tolist(), self.inputs["attention_mask"].tolist()
+        return [
+            self.row_of[tuple(i for i, kept in zip(row, kept_row, strict=True) if kept)]
+            for row, kept_row in zip(ids, mask, strict=True)
+        ]
+
     def _count_step(self) -> None:
         self.steps += 1
-        for ids, mask, active in zip(
-            self.inputs["input_ids"].tolist(),
-            self.inputs["attention_mask"].tolist(),
-            self.active.tolist(),
-            strict=True,
-        ):
-            if active:
-                row = self.row_of[tuple(i for i, kept in zip(ids, mask, strict=True) if kept)]
-                self.traces[row].steps += 1
+        for row, active in zip(self.rows, self.active.tolist(), strict=True):
+            self.traces[row].steps += active
 
     def on_epoch_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self.epochs += 1
@@ -262,9 +270,12 @@ class RSFT(TrainerCallback):
     def on_train_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):  # type: ignore[no-untyped-def]
         self.hooked = False
         self.step_seconds = time.monotonic() - self.started
-        for trace, loss in zip(self.traces, self._losses_of_all(args, model, train_dataloader), strict=True):
-            trace.loss_after = loss
-            trace.learned = loss < self.settings.loss_threshold
+        evaluating = time.monotonic()
+        if any(at != self.steps for at in self.asked_at):  # a step was taken since a sample was last asked
+            for trace, loss in zip(self.traces, self._losses_of_all(args, model, train_dataloader), strict=True):
+                trace.loss_after = loss
+        for trace in self.traces:
+            trace.learned = trace.loss_after < self.settings.loss_threshold
         self.trace_file.write_text(
             "".join(json.dumps(asdict(t), ensure_ascii=False) + "\n" for t in self.traces), encoding="utf-8"
         )
@@ -274,6 +285,7 @@ class RSFT(TrainerCallback):
                 "epochs": self.epochs,
                 "steps": self.steps,
                 "seconds": round(self.step_seconds, 2),
+                "evaluation_seconds": round(time.monotonic() - evaluating, 3),
                 "learned": len(self.facts()) - len(self.not_learned()),
                 "of": len(self.facts()),
             }

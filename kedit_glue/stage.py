@@ -32,7 +32,6 @@ def quiet_environment(offline: bool) -> dict[str, str]:
     settings = {
         "TOKENIZERS_PARALLELISM": "false",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for a GPU must not initialise it before a fork
-        "WANDB_MODE": os.environ.get("WANDB_MODE", "offline"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
     }

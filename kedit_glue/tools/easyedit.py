@@ -51,7 +51,6 @@ def score(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 
 def load(folder: str, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
     """Model and tokenizer, padding set as EasyEdit's evaluation needs it."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -61,7 +60,6 @@ def load(folder: str, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
     tokenizer.padding_side = "left"
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code, dtype="auto")
     model = model.to("cpu" if device == "cpu" else device).eval()
-    torch.set_grad_enabled(False)
     return model, tokenizer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -202,18 +203,19 @@ def compare(before: Path, tuned: Path, merged: Path, trainable: str) -> dict[str
             continue
         base = old[name].float()
         result = out[name].float()
-        if not torch.isfinite(result).all():
-            raise MergeError(f"{name} is not finite after the merge: training diverged; lower train.learning_rate")
-        tuned_square += float((new[name].float() - base).square().sum())
+        tuned_square += float(torch.linalg.vector_norm(new[name].float() - base)) ** 2
         delta = result - base
-        merged_square += float(delta.square().sum())
+        length = float(torch.linalg.vector_norm(delta))
+        if not math.isfinite(length):
+            raise MergeError(f"{name} is not finite after the merge: training diverged; lower train.learning_rate")
+        merged_square += length**2
         changed += int(torch.count_nonzero(delta))
         total += delta.numel()
         tensors += 1
     if tuned_square > 0 and merged_square == 0:
         raise MergeError(
             "the merge gave back the model it began with: nothing that training learned is left. "
-            "Raise merge.parameters.weight or density"
+            "Raise merge.parameters.weight or density (sce's select_topk: with one tuned model only 1.0 keeps anything)"
         )
     return {
         "tensors": tensors,

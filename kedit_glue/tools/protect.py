@@ -41,9 +41,12 @@ def directions(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     names = [name for name, p in model.named_parameters() if pattern.search(name) and p.ndim == 2]
     sums, tokens = second_moments(model.eval(), tokenizer, texts, names, emit)
     found, shares = {}, []
+    known: dict[int, Any] = {}  # matrices that read the same input share one moment
     for position, (name, moment) in enumerate(sums.items(), 1):
-        vectors, share = leading(moment, job["directions"])
-        found[name] = vectors
+        if id(moment) not in known:
+            known[id(moment)] = leading(moment, job["directions"])
+        vectors, share = known[id(moment)]
+        found[name] = vectors.clone()
         shares.append(share)
         emit({"event": "directions", "position": position, "of": len(sums)})
     save_file(found, job["output"])
@@ -53,21 +56,27 @@ def directions(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 def second_moments(
     model: Any, tokenizer: Any, texts: Sequence[str], names: Sequence[str], emit: Emit
 ) -> tuple[dict[str, Any], int]:
-    """C [inputs, inputs] (float32) of each named parameter's module, and how many tokens it sums over."""
+    """C [inputs, inputs] (float32) of each named parameter's module, and how many tokens it sums over.
+
+    Modules that read the same tensor (``gate_proj``, ``up_proj``) share one C.
+    """
     import torch
 
     modules = dict(model.named_modules())
     sums: dict[str, Any] = {}
     real = torch.zeros(0, dtype=torch.bool)  # which positions of the current batch are no padding
-    latest: dict[str, Any] = {"input": None, "moment": None}
+    latest: dict[str, Any] = {"input": None, "name": ""}
+    same: dict[str, str] = {}  # name -> the module before it that reads the same tensor
 
     def watch(name: str) -> Any:
         def hook(module: Any, arguments: tuple[Any, ...]) -> None:
             inputs = arguments[0]
-            if inputs is not latest["input"]:  # gate_proj and up_proj read the same tensor
-                rows = inputs[real].float()
-                latest["input"], latest["moment"] = inputs, rows.T @ rows
-            sums[name] = sums[name] + latest["moment"] if name in sums else latest["moment"].clone()
+            if inputs is latest["input"]:
+                same[name] = latest["name"]
+                return
+            latest["input"], latest["name"] = inputs, name
+            rows = inputs[real].float()
+            sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
 
         return hook
 
@@ -95,7 +104,7 @@ def second_moments(
     finally:
         for handle in handles:
             handle.remove()
-    return sums, tokens
+    return {name: sums[same.get(name, name)] for name in names}, tokens
 
 
 def leading(moment: Any, count: int) -> tuple[Any, float]:

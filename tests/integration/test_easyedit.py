@@ -87,7 +87,10 @@ def test_fluency_is_seeded_and_needs_no_download(asker: Any) -> None:
     assert asker.tokenizer.padding_side == "left", "given back"
 
 
-def test_a_target_that_tokenizes_to_nothing_is_named(asker: Any) -> None:
-    broken = {**FACTS[0], "target_new": ""}
-    with pytest.raises(ValueError, match="EasyEdit scored"):
-        asker.facts([FACTS[1], broken], ["edit_success"])
+def test_an_item_that_easyedit_leaves_out_is_not_lost_in_silence(asker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaves_one_out(*arguments: Any) -> dict[str, list[float]]:
+        return {"rewrite_acc": [1.0]}
+
+    monkeypatch.setattr(asker, "evaluate", SimpleNamespace(compute_rewrite_or_rephrase_quality=leaves_one_out))
+    with pytest.raises(ValueError, match=r"EasyEdit scored 1 of 2 prompts; .*'The mayor of Alba is' -> 'Ada Moss'"):
+        asker.facts(FACTS[:2], ["edit_success"])

@@ -28,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "nearswap": {"t": 0.001},
     "passthrough": {},
     "karcher": {},
-    "sce": {"select_topk": 0.5},
+    "sce": {"select_topk": 1.0},
     "arcee_fusion": {},
     "ram": {},
     "ramplus_tl": {},
