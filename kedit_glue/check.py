@@ -78,31 +78,6 @@ def check_model(folder: Path) -> list[Finding]:
     return findings
 
 
-def check_precision(folder: Path, precision: str) -> list[Finding]:
-    """Whether the weights can keep the number format they are stored in through training.
-
-    LLaMA-Factory loads half-precision weights as they are and trains the chosen ones in float32: that
-    needs bf16 autocast (llamafactory 0.9.5, model/patcher.py:321, model/adapter.py:140).
-    """
-    try:
-        config = read_config(folder)
-    except ModelError:
-        return []  # check_model says so
-    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
-    if stored == "float16":
-        return [Finding("fail", "precision", "the model is stored as float16; save it as bfloat16 or float32 first")]
-    if stored == "bfloat16" and precision != "bf16":
-        return [
-            Finding(
-                "fail",
-                "precision",
-                "the model is stored as bfloat16 and train.precision is fp32: set train.precision: bf16, or save the "
-                "model as float32 first",
-            )
-        ]
-    return [Finding("ok", "precision", f"weights {stored}, training {precision}")]
-
-
 def model_bytes(folder: Path) -> int:
     return sum(f.stat().st_size for f in folder.glob("*.safetensors"))
 

@@ -152,31 +152,47 @@ def load_facts(recipe: Recipe, display: Display) -> list[dict[str, Any]]:
 
 
 def find_model(recipe: Recipe, folder: Path, runner: Runner, display: Display, offline: bool) -> str:
-    """The original model as an absolute folder; unpacked or downloaded first where it has to be.
+    """The original model as an absolute folder; unpacked, downloaded or converted first where it has to be.
 
-    With ``offline`` (dry runs) nothing is fetched: the hub id, or the folder that will be, is returned.
+    With ``offline`` (dry runs) nothing is made: the hub id, or the folder that will be, is returned.
     """
     kind = models.kind_of(recipe.model)
     if kind == "folder":
-        return str(Path(recipe.model).expanduser().resolve())
-    if kind == "packaged" and (offline or models.is_unpacked(recipe.model)):
-        return str(models.packaged_folder(recipe.model))
-    if offline:
+        found = Path(recipe.model).expanduser().resolve()
+    elif kind == "packaged" and (offline or models.is_unpacked(recipe.model)):
+        found = models.packaged_folder(recipe.model)
+    elif offline:
         return recipe.model
-    job = Job(
-        f"model {recipe.model}",
-        "unpack" if kind == "packaged" else "fetch",
-        {"model": recipe.model},
-        folder / "setup",
-        "model",
-        "check that the package is installed" if kind == "packaged" else "check the id, the network and HF_TOKEN",
-    )
+    elif kind == "packaged":
+        found = make_model("unpack", {"model": recipe.model}, folder, runner, display, "check that it is installed")
+    else:
+        found = make_model(
+            "fetch", {"model": recipe.model}, folder, runner, display, "check the id, the network and HF_TOKEN"
+        )
+    wanted = models.FORMATS[recipe.train.precision]
+    if not (found / "config.json").is_file() or models.stored_format(found) == wanted:
+        return str(found)
+    # LLaMA-Factory loads and saves in training's format (llamafactory 0.9.5, model/patcher.py:321): only an original
+    # in that format can be compared with the result bit for bit
+    target = models.converted_folder(found, wanted, json.dumps(fingerprint(found)))
+    display.say(f"the model is stored as {models.stored_format(found)}, train.precision wants {wanted}")
+    if not offline and not (target / "config.json").is_file():
+        arguments = {"model": str(found), "output": str(target), "format": wanted}
+        make_model(
+            "convert", arguments, folder, runner, display, "make room, or set train.precision to the model's own"
+        )
+    return str(target)
+
+
+def make_model(
+    function: str, arguments: Mapping[str, Any], folder: Path, runner: Runner, display: Display, advice: str
+) -> Path:
+    job = Job(f"model {arguments['model']}", function, arguments, folder / "setup", function, advice)
     display.begin(job.title, None)
     try:
-        found = runner.run(job, display.event)
+        return Path(runner.run(job, display.event)["folder"])
     finally:
         display.end()
-    return str(found["folder"])
 
 
 def prepare(
@@ -278,7 +294,6 @@ def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, disp
         findings.append(check.Finding("warn", "device", "cuda is asked for, and no NVIDIA device is seen here"))
     if Path(model).is_dir():
         findings += check.check_model(Path(model)) + check.check_room(recipe, plan, Path(model), folder, device)
-        findings += check.check_precision(Path(model), recipe.train.precision)
     else:
         findings.append(check.Finding("skipped", "model", f"{model} is not here yet"))
     findings.append(check.Finding("ok", "data", f"{sum(map(len, plan.batches))} facts in {len(plan.batches)} batches"))

@@ -75,3 +75,14 @@ def complement(weight: Any) -> Any:
     if isinstance(weight, Mapping):
         return {**weight, "value": complement(weight["value"])}
     return [complement(w) for w in weight]
+
+
+def merge_formats(dtype: str | None, precision: str, extra: Mapping[str, Any]) -> dict[str, str | None]:
+    """``dtype`` and ``out_dtype`` of the merge: bf16 models are merged in float32 and written in bfloat16.
+
+    LLaMA-Factory keeps what it trains in float32 (llamafactory 0.9.5, model/adapter.py:140), so the tuned
+    model's formats are mixed.
+    """
+    if dtype is not None or precision != "bf16":
+        return {"dtype": dtype, "out_dtype": None}
+    return {"dtype": "float32", "out_dtype": None if "out_dtype" in extra else "bfloat16"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -100,6 +101,22 @@ def unpack(name: str, say: Callable[[str], None] = print) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target
+
+
+FORMATS = {"fp32": "float32", "bf16": "bfloat16"}
+"""``train.precision`` -> the number format that LLaMA-Factory loads, trains and saves weights in."""
+
+
+def stored_format(folder: Path) -> str:
+    """The number format that a model folder's configuration names, ``float32`` where it names none."""
+    config = read_config(folder)
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+
+
+def converted_folder(folder: Path, number_format: str, fingerprint: str) -> Path:
+    """Where a model is kept in another number format; its name carries the source's fingerprint."""
+    mark = hashlib.sha256(f"{folder}\n{fingerprint}".encode()).hexdigest()[:12]
+    return cache_dir() / "models" / f"{folder.name[:60]}-{mark}-{number_format}"
 
 
 def read_config(folder: Path) -> dict[str, object]:

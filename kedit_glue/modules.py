@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from kedit_glue.recipe_values import resolve_layers
+
 # matrices inside a feed-forward module, by the names that Llama, Mistral, Qwen and Gemma
 # (gate/up/down), GPT-2 and GPT-J (c_fc, c_proj, fc_in, fc_out), GPT-NeoX (dense_…) and Phi (fc1, fc2) use
 FFN_MATRICES = frozenset(
@@ -49,3 +51,21 @@ def freeze_layers(layers: Sequence[int] | None) -> int:
     All layers are given as the last 1000, which LLaMA-Factory cuts to what the model has.
     """
     return 1000 if layers is None else -(max(layers) + 1)
+
+
+def layer_numbers(layers: str | Sequence[int | str], n_layers: int | None) -> tuple[int, ...] | None:
+    """The layers that ``train.layers`` means, None for all; ``n_layers`` None where the model is not at hand.
+
+    Raises ValueError where the model has no such layer, or where its end has to be known and is not.
+    """
+    if layers == "all":
+        return None
+    if n_layers is not None:
+        return resolve_layers(layers, n_layers)
+    asked = [layers] if isinstance(layers, str) else list(layers)
+    if from_end := [part for part in asked if isinstance(part, str) and part.startswith("last")]:
+        raise ValueError(
+            f"train.layers: {from_end[0]!r} needs the model's number of layers, and its config.json "
+            "is not here; name the layers themselves"
+        )
+    return None if "all" in asked else resolve_layers(asked, 10_000)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit_glue import modules
-from kedit_glue.merging import MergeMethod, merge_inputs
+from kedit_glue.merging import MergeMethod, merge_formats, merge_inputs
 from kedit_glue.recipe import Recipe
 from kedit_glue.runner import Job
 
@@ -129,7 +129,7 @@ class _Builder:
         self.facts_file = place.folder / "facts.json"
         self.examples = spread(ids, recipe.score.examples)
         self.fluent = spread(ids, recipe.score.edits.fluency_facts)
-        chosen = layer_numbers(recipe, place.n_layers)
+        chosen = modules.layer_numbers(recipe.train.layers, place.n_layers)
         names = [recipe.train.modules] if isinstance(recipe.train.modules, str) else list(recipe.train.modules)
         self.names = names
         self.layers = chosen
@@ -302,7 +302,7 @@ class _Builder:
                 "base_model": roles.base_model,
                 "models": roles.models,
                 "parameters": roles.parameters,
-                "dtype": merge.dtype,
+                **merge_formats(merge.dtype, recipe.train.precision, merge.extra),
                 "extra": merge.extra,
             },
             {"merge_method": merge.method} | ({"base_model": roles.base_model} if roles.base_model else {}),
@@ -392,20 +392,3 @@ class _Builder:
 
 def batch_name(number: int) -> str:
     return f"batch_{number:03d}"
-
-
-def layer_numbers(recipe: Recipe, n_layers: int | None) -> tuple[int, ...] | None:
-    """The layers that are trained, None for all. Raises ValueError where the model has no such layer."""
-    from kedit_glue.recipe import resolve_layers
-
-    if recipe.train.layers == "all":
-        return None
-    if n_layers is not None:
-        return resolve_layers(recipe.train.layers, n_layers)
-    asked = [recipe.train.layers] if isinstance(recipe.train.layers, str) else recipe.train.layers
-    if from_end := [part for part in asked if isinstance(part, str) and part.startswith("last")]:
-        raise ValueError(
-            f"train.layers: {from_end[0]!r} needs the model's number of layers, and its config.json "
-            "is not here; name the layers themselves"
-        )
-    return None if "all" in asked else resolve_layers(asked, 10_000)

@@ -163,7 +163,8 @@ class RSFT(TrainerCallback):
             ids, labels = dataset[row]["input_ids"], dataset[row]["labels"]
             if all(label == IGNORED for label in labels):
                 raise ValueError(f"fact {self.traces[row].id}: no target token is left within cutoff_len")
-            self.row_of[tuple(ids)] = row
+            if (other := self.row_of.setdefault(tuple(ids), row)) != row:
+                raise ValueError(f"facts {self.traces[other].id} and {self.traces[row].id} train on the same text")
         if self.settings.protect:
             self.protection = Protection(model, self.settings.protect)
         model.register_forward_hook(self._replace_loss, with_kwargs=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Event = Mapping[str, Any]
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
 LAST_LINES = 15
 LONGEST_LINE = 500
 

@@ -18,6 +18,7 @@ from typing import Any
 FUNCTIONS = {
     "unpack": ("kedit_glue.tools.model", "unpack"),
     "fetch": ("kedit_glue.tools.model", "fetch"),
+    "convert": ("kedit_glue.tools.model", "convert"),
     "prepare": ("kedit_glue.tools.prepare", "prepare"),
     "protect": ("kedit_glue.tools.protect", "directions"),
     "train": ("kedit_glue.tools.llamafactory", "train"),

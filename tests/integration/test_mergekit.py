@@ -73,6 +73,7 @@ def merge(folder: Path, original: Path, tuned: Path, method: str, settings: dict
             "models": roles.models,
             "parameters": roles.parameters,
             "dtype": None,
+            "out_dtype": None,
             "extra": {},
         },
     )

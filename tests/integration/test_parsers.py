@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from kedit_glue import job
-from kedit_glue.plan import layer_numbers
+from kedit_glue.modules import layer_numbers
 from kedit_glue.progress import Display
 from kedit_glue.recipe import Recipe, load_recipe
 
@@ -90,7 +90,7 @@ def test_llamafactory_takes_every_train_yaml(dry: Dry, parse: Any) -> None:
         assert (finetuning.stage, finetuning.finetuning_type) == ("sft", "freeze")
         assert finetuning.freeze_trainable_modules == ["mlp"]
         # LLaMA-Factory can name the first or the last layers only; rsft.yaml narrows them
-        layers = layer_numbers(dry.recipe, None)
+        layers = layer_numbers(dry.recipe.train.layers, None)
         assert finetuning.freeze_trainable_layers == (1000 if layers is None else -(layers[-1] + 1))
         assert finetuning.disable_shuffling is not train.shuffle
         for key, value in train.extra.items():
@@ -136,7 +136,9 @@ def test_mergekit_takes_every_merge_yaml(dry: Dry) -> None:
         first = read(dry.trains[0])["model_name_or_path"]
         before = str(dry.folder / f"batch_{number - 1:03d}" / "merged")
         assert config.base_model.model.path == (before if number and merge.onto == "previous" else first)
-        assert config.dtype is None and config.tokenizer_source is None
+        half = dry.recipe.train.precision == "bf16"
+            assert (config.dtype, config.out_dtype) == (("float32", "bfloat16") if half else (None, None))
+            assert config.tokenizer_source is None
 
 
 def test_a_key_that_mergekit_drops_is_seen(dry: Dry) -> None:

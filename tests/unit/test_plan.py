@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from kedit_glue.merging import MergeRefused
-from kedit_glue.plan import Place, Plan, Rendered, Stage, layer_numbers, make_plan, split, spread
+from kedit_glue.modules import layer_numbers
+from kedit_glue.plan import Place, Plan, Rendered, Stage, make_plan, split, spread
 from kedit_glue.recipe import Recipe
 from kedit_glue.render import render, require
 
@@ -298,7 +299,7 @@ def test_numbers_of_the_recipe_reach_the_tools_as_numbers(plan_of: PlanOf) -> No
 def test_layers(
     recipe_of: Callable[..., Recipe], layers: str, n_layers: int | None, expected: tuple[int, ...] | None
 ) -> None:
-    assert layer_numbers(recipe_of(f"train: {{layers: {layers}}}"), n_layers) == expected
+    assert layer_numbers(recipe_of(f"train: {{layers: {layers}}}").train.layers, n_layers) == expected
 
 
 @pytest.mark.parametrize("layers", ["last 4", "[1, last 4]"])
