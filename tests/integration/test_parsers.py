@@ -137,8 +137,8 @@ def test_mergekit_takes_every_merge_yaml(dry: Dry) -> None:
         before = str(dry.folder / f"batch_{number - 1:03d}" / "merged")
         assert config.base_model.model.path == (before if number and merge.onto == "previous" else first)
         half = dry.recipe.train.precision == "bf16"
-            assert (config.dtype, config.out_dtype) == (("float32", "bfloat16") if half else (None, None))
-            assert config.tokenizer_source is None
+        assert (config.dtype, config.out_dtype) == (("float32", "bfloat16") if half else (None, None))
+        assert config.tokenizer_source is None
 
 
 def test_a_key_that_mergekit_drops_is_seen(dry: Dry) -> None:
