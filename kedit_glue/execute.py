@@ -13,12 +13,6 @@ from kedit_glue.progress import Display, Estimate, duration
 from kedit_glue.runner import Runner
 
 
-def size_of(stage: Stage) -> float:
-    """Facts that a stage works on, for the estimate of time; 1 where that does not matter."""
-    ids = stage.job.arguments.get("ids")
-    return float(len(ids)) if ids else 1.0
-
-
 def execute(plan: Plan, ledger: Ledger, runner: Runner, display: Display, keep: str) -> int:
     """Run what has to be run; returns how many stages ran. Raises StageFailed at the first failure."""
     todo = ledger.todo(plan.stages)
@@ -26,17 +20,17 @@ def execute(plan: Plan, ledger: Ledger, runner: Runner, display: Display, keep: 
     estimate = Estimate()
     for item in todo:
         if item.reason is None and (record := ledger.record(item.stage)):
-            estimate.done(item.stage.job.function, size_of(item.stage), record["seconds"])
+            estimate.done(item.stage.job.function, item.stage.size, record["seconds"])
     pending = [t.stage for t in todo if t.reason is not None]
     for position, stage in enumerate(pending):
-        left = estimate.left([(s.job.function, size_of(s)) for s in pending[position:]])
+        left = estimate.left([(s.job.function, s.size) for s in pending[position:]])
         display.begin(stage.job.title, left)
         try:
             result, seconds = run_stage(stage, ledger, runner, display)
         except BaseException:
             display.end()
             raise
-        estimate.done(stage.job.function, size_of(stage), seconds)
+        estimate.done(stage.job.function, stage.size, seconds)
         display.end(f"done in {duration(seconds)}{outcome(stage, result)}")
         if keep == "last":
             release_unread(stage, plan, ledger)

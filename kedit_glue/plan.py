@@ -61,6 +61,8 @@ class Stage:
     """What it makes; the job writes ``working`` and the run renames it when it is whole."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Other values that decide whether it is stale."""
+    size: int = 1
+    """How many facts it works on, for the estimate of time; 1 where that does not matter."""
     beside: tuple[Path, ...] = ()
     """Further files that it leaves, which the report reads."""
     stock_command: str = ""
@@ -281,6 +283,7 @@ class _Builder:
             output,
             after=[s for s in (self.made_by, "base/protect" if self.protected else "") if s],
             beside=(folder / "trace.jsonl",),
+            size=len(self.batches[number]),
             stock_command=shlex.join(["llamafactory-cli", "train", str(train_yaml.path)]),
         )
         self.current, self.made_by = str(output), f"{batch_name(number)}/train"
@@ -364,7 +367,7 @@ class _Builder:
             "score",
             "read the log; then run the same command again: training and merging are not repeated",
         )
-        self._stage(f"{where}/edits", batch, job, [self.facts_file], output, settings=settings)
+        self._stage(f"{where}/edits", batch, job, [self.facts_file], output, settings=settings, size=len(ids))
 
     def _general(self, where: str, batch: int | None, title: str) -> None:
         general = self.recipe.score.general

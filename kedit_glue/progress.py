@@ -57,6 +57,10 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+ROUGHLY = {"train": 4.0, "merge": 4.0, "protect": 100.0, "general": 40.0}
+"""Seconds a unit of each kind takes, in seconds that scoring a fact takes: the demo's, until it was measured."""
+
+
 class Estimate:
     """Time left, from the mean duration of finished stages of the same kind."""
 
@@ -67,15 +71,21 @@ class Estimate:
         """A stage of this kind and size (facts it works on) took so long."""
         self.seen.setdefault(kind, []).append((max(size, 1.0), seconds))
 
+    def rate(self, kind: str) -> float | None:
+        """Seconds for one unit of a kind: measured, else from the seconds that scoring a fact takes, else None."""
+        if seen := self.seen.get(kind):
+            return sum(t for _, t in seen) / sum(s for s, _ in seen)
+        if kind in ROUGHLY and (scoring := self.rate("score")) is not None:
+            return ROUGHLY[kind] * scoring
+        return None
+
     def left(self, stages: Sequence[tuple[str, float]]) -> float | None:
-        """Seconds for these (kind, size) stages; None while a kind has not been seen yet."""
-        total = 0.0
-        for kind, size in stages:
-            seen = self.seen.get(kind)
-            if not seen:
-                return None
-            total += sum(t for _, t in seen) / sum(s for s, _ in seen) * max(size, 1.0)
-        return total
+        """Seconds for these (kind, size) stages; None while nothing is known of a kind."""
+        rates = [self.rate(kind) for kind, _ in stages]
+        known = [r for r in rates if r is not None]
+        if len(known) < len(rates):
+            return None
+        return sum(r * max(size, 1.0) for r, (_, size) in zip(known, stages, strict=True))
 
 
 class Display:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from kedit_glue import progress
-from kedit_glue.progress import Display, Estimate, duration, sentence, share
+from kedit_glue.progress import ROUGHLY, Display, Estimate, duration, sentence, share
 
 SENTENCES: list[tuple[Mapping[str, Any], str | None]] = [
     (
@@ -199,3 +199,11 @@ def test_a_terminal_shows_any_text_and_is_left_clean(tmp_path: Path) -> None:
     display.end()  # a second end, as after an interruption, says nothing
     assert "\n".join(shown(display)) == text
     assert "[/c] {braces} :heart:" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_kind_not_measured_yet_is_estimated_from_scoring() -> None:
+    estimate = Estimate()
+    estimate.done("score", 10, 5.0)  # half a second a fact
+    assert estimate.left([("train", 10)]) == pytest.approx(ROUGHLY["train"] * 0.5 * 10)
+    estimate.done("train", 10, 7.0)
+    assert estimate.left([("train", 10)]) == pytest.approx(7.0), "what was measured counts"
