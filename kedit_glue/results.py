@@ -83,8 +83,11 @@ def _batch(plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger,
                 "seconds": record["seconds"],
             }
     if (raw := _optional(stages, f"{name}/edits")) is not None:
+        so_far = [f["id"] for f in raw["facts"]]
+        entry["edited_before"] = scores.score(base, base, ids)
         entry["edited"] = scores.score(raw, base, ids)
-        entry["all_so_far"] = scores.score(raw, base, [f["id"] for f in raw["facts"]])
+        entry["all_so_far_before"] = scores.score(base, base, so_far)
+        entry["all_so_far"] = scores.score(raw, base, so_far)
     if (general := _optional(stages, f"{name}/general")) is not None:
         entry["general"] = scores.brief_general(general)
     return entry

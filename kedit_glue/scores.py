@@ -6,7 +6,8 @@
     metrics     name -> {definition, range, better}
     before      {edits: Summary over all facts, general}
     batches     one entry a batch: {batch, facts, training, merge, edited: Summary over this batch's
-                facts, all_so_far: Summary over every fact edited until then, general?}
+                facts, all_so_far: Summary over every fact edited until then, both also as
+                …_before: the original model's, general?}
     after       {edits: Summary over all facts, general, general_change}: the edited model
     facts       one entry a fact: {id, batch, prompt, target_new, before, after, learned}
     answers     a few facts with what each model really generated
