@@ -230,7 +230,7 @@ def test_a_terminal_without_unicode(main: Main, workplace: Any, monkeypatch: pyt
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii", write_through=True))
     assert main() == 0
-    assert b"batch 1 of 3: train ?\n" in shown.getvalue()
+    assert b"batch 1 of 3: train ?" in shown.getvalue()
 
 
 # -- signals, in a process of its own -----------------------------------------------------------
