@@ -19,7 +19,7 @@ import yaml
 
 from kedit_glue import check, environment, facts, files, models, report, results
 from kedit_glue.execute import OutputMissing, execute, export
-from kedit_glue.ledger import Ledger, fingerprint, write_json
+from kedit_glue.ledger import Ledger, digest, fingerprint, write_json
 from kedit_glue.merging import MergeMethod
 from kedit_glue.plan import Place, Plan, make_plan
 from kedit_glue.progress import Display
@@ -86,8 +86,6 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
             recipe.threads,
             options.python,
         )
-        if not (options.dry_run or options.check):
-            runner.start()
         edits = load_facts(recipe, display)
         model = find_model(recipe, folder, runner, display, offline=options.dry_run or options.check)
         prepared = prepare(recipe, edits, folder, model, runner, display, dry=options.dry_run or options.check)
@@ -230,21 +228,45 @@ def prepare(
         "prepare",
         "check the facts named above, or raise train.cutoff_len",
     )
-    display.begin("loading the tools and the facts", None)
-    try:
-        found = runner.run(job, display.event)
-    finally:
-        display.end()
-    if not (setup / "facts.json").is_file():
-        raise OutputMissing(
-            f"{job.title}: the tool ended without an error but wrote no {setup / 'facts.json'}\n"
-            f"  log: {job.file('log')}\n  what to do: {job.advice}"
-        )
-    for item in found["left_out"]:
+    asked = {
+        "arguments": job.arguments,
+        "facts": digest(setup / "loaded.json"),
+        "model": fingerprint(Path(model)),
+        "versions": environment.versions(),
+    }
+    record = setup / "prepare.record.json"
+    if (left_out := answered_before(record, asked, target)) is None:
+        record.unlink(missing_ok=True)
+        display.begin("loading the tools and the facts", None)
+        try:
+            found = runner.run(job, display.event)
+        finally:
+            display.end()
+        if not (setup / "facts.json").is_file():
+            raise OutputMissing(
+                f"{job.title}: the tool ended without an error but wrote no {setup / 'facts.json'}\n"
+                f"  log: {job.file('log')}\n  what to do: {job.advice}"
+            )
+        left_out = found["left_out"]
+        (setup / "facts.json").replace(target)
+        write_json(record, {"asked": asked, "left_out": left_out, "facts": digest(target)})
+    for item in left_out:
         display.say(f"left out: {item['position']} ({item['id']}): {item['message']}")
-    (setup / "facts.json").replace(target)
     prepared: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))
     return prepared
+
+
+def answered_before(record: Path, asked: Mapping[str, Any], target: Path) -> list[dict[str, Any]] | None:
+    """What the tokenizer left out when it was asked the same, None where it has to be asked (again)."""
+    if not record.is_file() or not target.is_file():
+        return None
+    try:
+        before = json.loads(record.read_text(encoding="utf-8"))
+        same = before["asked"] == json.loads(json.dumps(asked)) and before["facts"] == digest(target)
+        left_out: list[dict[str, Any]] = before["left_out"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return left_out if same else None
 
 
 def dry_fact(edit: Mapping[str, Any], rephrasings: int) -> dict[str, Any]:

@@ -73,9 +73,9 @@ class Runner:
     _context: Any = field(default=None, init=False)
 
     def start(self) -> None:
-        """Begin importing the tools in the background (warm only)."""
-        if self.mode == "command":
-            return  # each process is given its environment
+        """Begin importing the tools in the background (warm only); ``run`` does it where it was not done."""
+        if self.mode == "command" or self._context is not None:
+            return  # by command each process is given its environment
         os.environ.update(self.environment)
         if self.mode == "warm":
             self._context = multiprocessing.get_context("forkserver")
@@ -113,6 +113,7 @@ class Runner:
         for suffix in ("events.jsonl", "result.json", "log"):
             job.file(suffix).unlink(missing_ok=True)
         self.write_job(job)
+        self.start()
         process = self._begin(job)
         try:
             with _tail(job.file("events.jsonl")) as new_events:

@@ -290,4 +290,4 @@ def test_interrupted(workplace: Any, number: int, code: int) -> None:
     workplace.tool.calls()
     workplace.tool.behave()
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    assert workplace.tool.calls()[:2] == ["setup/prepare", "batch_001/train"]
+    assert workplace.tool.calls()[:2] == ["batch_001/train", "batch_001/merge"]

@@ -80,10 +80,19 @@ def test_every_batch_starts_from_the_one_before(workplace: Any, display: Display
     assert models == [str(workplace.folder / "model"), str(folder / "batch_000" / "merged")]
 
 
-def test_again_does_nothing_but_look_at_the_facts(workplace: Any, display: Display) -> None:
+def test_again_does_nothing(workplace: Any, display: Display) -> None:
     go(workplace, display)
-    assert go(workplace, display) == ["setup/prepare"]
+    assert go(workplace, display) == []
     assert "12 of 12 stages are done and stand" in said(display)
+
+
+def test_the_tokenizer_is_asked_again_where_its_answer_may_differ(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    assert go(workplace, display, "train.cutoff_len=64")[0] == "setup/prepare"
+    assert go(workplace, display, "train.cutoff_len=64") == []
+    facts = workplace.run_folder / "facts.json"
+    facts.write_text(facts.read_text(encoding="utf-8").replace("f1", "f9"), encoding="utf-8")
+    assert go(workplace, display, "train.cutoff_len=64") == ["setup/prepare"]
 
 
 def test_after_a_failure_it_goes_on(workplace: Any, display: Display) -> None:
@@ -98,7 +107,6 @@ def test_after_a_failure_it_goes_on(workplace: Any, display: Display) -> None:
     assert not (workplace.run_folder / "scores.json").exists()
     workplace.tool.behave()
     assert go(workplace, display) == [
-        "setup/prepare",
         *batches(1, stages="merge score"),
         *batches(2),
         *AFTER,
@@ -109,19 +117,19 @@ def test_train_yaml_edited_by_hand(workplace: Any, display: Display) -> None:
     go(workplace, display)
     file = workplace.run_folder / "batch_001" / "train.yaml"
     edit_by_hand(file, "num_train_epochs: 3", "num_train_epochs: 9")
-    assert go(workplace, display) == ["setup/prepare", *batches(1, 2), *AFTER]
+    assert go(workplace, display) == [*batches(1, 2), *AFTER]
     assert "num_train_epochs: 9" in file.read_text(encoding="utf-8")
     assert f"edited by hand, and kept: {file}" in said(display)
     assert "-num_train_epochs: 3" in said(display) and "+num_train_epochs: 9" in said(display)
     assert "again: batch_001/train: changed: train.yaml" in said(display)
-    assert go(workplace, display) == ["setup/prepare"]  # kept, and done
+    assert go(workplace, display) == []  # kept, and done
 
 
 def test_merge_yaml_edited_by_hand_trains_only_later_batches_again(workplace: Any, display: Display) -> None:
     go(workplace, display)
     edit_by_hand(workplace.run_folder / "batch_001" / "merge.yaml", "weight: 0.7", "weight: 0.5")
     expected = [*batches(1, stages="merge score"), *batches(2), *AFTER]
-    assert go(workplace, display) == ["setup/prepare", *expected]
+    assert go(workplace, display) == expected
 
 
 def test_another_merge_weight_in_the_recipe(workplace: Any, display: Display) -> None:
@@ -129,14 +137,14 @@ def test_another_merge_weight_in_the_recipe(workplace: Any, display: Display) ->
     workplace.values["merge"]["parameters"]["weight"] = 0.4
     workplace.write()
     expected = [*batches(0, stages="merge score"), *batches(1, 2), *AFTER]
-    assert go(workplace, display) == ["setup/prepare", *expected]
+    assert go(workplace, display) == expected
     assert "again: batch_000/merge: changed: merge.yaml" in said(display)
 
 
 def test_what_is_only_scored_otherwise_is_not_trained_again(workplace: Any, display: Display) -> None:
     go(workplace, display)
     again = go(workplace, display, "score.edits.fluency_facts=0")
-    assert again == ["setup/prepare", "base/score", "batch_002/score"]
+    assert again == ["base/score", "batch_002/score"]
 
 
 def test_both_changed_the_same_file(workplace: Any, display: Display) -> None:
@@ -144,7 +152,7 @@ def test_both_changed_the_same_file(workplace: Any, display: Display) -> None:
     edit_by_hand(workplace.run_folder / "batch_001" / "train.yaml", "num_train_epochs: 3", "num_train_epochs: 9")
     with pytest.raises(EditedTwice):
         go(workplace, display, "train.learning_rate=0.5")
-    assert workplace.tool.calls() == ["setup/prepare"]
+    assert workplace.tool.calls() == []
 
 
 def test_another_model_in_the_same_folder(workplace: Any, display: Display) -> None:
@@ -176,7 +184,7 @@ def test_the_recipe_of_a_run_folder_can_be_run(workplace: Any, display: Display,
     copy = workplace.run_folder / "recipe.yaml"
     run(Options(copy, python=workplace.tool.python, fresh=fresh), display)
     assert copy.read_bytes() == text
-    assert workplace.tool.calls() == (ALL if fresh else ["setup/prepare"])
+    assert workplace.tool.calls() == (ALL if fresh else [])
 
 
 def test_dry_run_starts_nothing_and_writes_all_yaml(workplace: Any, display: Display) -> None:
@@ -198,7 +206,7 @@ def test_dry_run_starts_nothing_and_writes_all_yaml(workplace: Any, display: Dis
 def test_dry_run_leaves_a_finished_run_finished(workplace: Any, display: Display) -> None:
     go(workplace, display)
     go(workplace, display, dry_run=True)
-    assert go(workplace, display) == ["setup/prepare"]
+    assert go(workplace, display) == []
 
 
 def test_check_says_what_it_looked_at(workplace: Any, display: Display) -> None:
