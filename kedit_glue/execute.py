@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from kedit_glue.atomic import new_folder
 from kedit_glue.ledger import Ledger, Todo
 from kedit_glue.plan import Plan, Stage
 from kedit_glue.progress import Display, Estimate, duration
-from kedit_glue.runner import Runner
+from kedit_glue.runner import Job, Runner
 
 
 def execute(plan: Plan, ledger: Ledger, runner: Runner, display: Display, keep: str) -> int:
@@ -56,21 +57,23 @@ def run_stage(stage: Stage, ledger: Ledger, runner: Runner, display: Display) ->
     stage.output.parent.mkdir(parents=True, exist_ok=True)
     result = runner.run(stage.job, display.event)
     if not has_content(stage.working):
-        raise OutputMissing(
-            f"{stage.job.title}: the tool ended without an error but wrote nothing to {stage.working}\n"
-            f"  log: {stage.job.file('log')}\n  what to do: {stage.job.advice}"
-        )
+        raise output_missing(stage.job, f"nothing to {stage.working}")
     if missing := [path for path in stage.beside if not path.is_file()]:
-        raise OutputMissing(
-            f"{stage.job.title}: the tool ended without an error but wrote no {missing[0]}\n"
-            f"  log: {stage.job.file('log')}\n  what to do: {stage.job.advice}"
-        )
+        raise output_missing(stage.job, f"no {missing[0]}")
     ledger.finish(stage, result, time.monotonic() - started)
     return result, time.monotonic() - started
 
 
 class OutputMissing(RuntimeError):
     """A tool said it was done and its output is not there."""
+
+
+def output_missing(job: Job, wrote: str) -> OutputMissing:
+    """``wrote`` says what the tool did instead: ``nothing to …``, ``no …``."""
+    return OutputMissing(
+        f"{job.title}: the tool ended without an error but wrote {wrote}\n"
+        f"  log: {job.file('log')}\n  what to do: {job.advice}"
+    )
 
 
 def has_content(path: Path) -> bool:
@@ -109,18 +112,14 @@ def release_unread(done: Stage, plan: Plan, ledger: Ledger) -> None:
 
 def export(model: Path, target: Path, extras: Sequence[Path]) -> None:
     """The edited model as a folder of its own beside its provenance; weights are hard links where possible."""
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for file in model.iterdir():
-        if file.is_file():
-            link_or_copy(file, partial / file.name)
-    provenance = partial / "provenance"
-    provenance.mkdir()
-    for extra in extras:
-        shutil.copy(extra, provenance / extra.name)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with new_folder(target) as aside:
+        for file in model.iterdir():
+            if file.is_file():
+                link_or_copy(file, aside / file.name)
+        provenance = aside / "provenance"
+        provenance.mkdir()
+        for extra in extras:
+            shutil.copy(extra, provenance / extra.name)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

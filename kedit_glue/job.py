@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kedit_glue import check, environment, facts, files, models, report, results
-from kedit_glue.execute import OutputMissing, execute, export
-from kedit_glue.ledger import Ledger, digest, fingerprint, write_json
+from kedit_glue import check, environment, facts, files, models, report, results, strict_yaml
+from kedit_glue.atomic import write_json
+from kedit_glue.execute import execute, export, output_missing
+from kedit_glue.ledger import Ledger, digest, fingerprint
 from kedit_glue.merging import MergeMethod
 from kedit_glue.plan import Place, Plan, make_plan
 from kedit_glue.progress import Display
@@ -243,10 +242,7 @@ def prepare(
         finally:
             display.end()
         if not (setup / "facts.json").is_file():
-            raise OutputMissing(
-                f"{job.title}: the tool ended without an error but wrote no {setup / 'facts.json'}\n"
-                f"  log: {job.file('log')}\n  what to do: {job.advice}"
-            )
+            raise output_missing(job, f"no {setup / 'facts.json'}")
         left_out = found["left_out"]
         (setup / "facts.json").replace(target)
         write_json(record, {"asked": asked, "left_out": left_out, "facts": digest(target)})
@@ -299,9 +295,7 @@ def place(recipe: Recipe, folder: Path, model: str, method: MergeMethod, device:
 def write_inputs(recipe: Recipe, written: bytes, plan: Plan, folder: Path, device: str, display: Display) -> None:
     """Everything a run reads: data, YAML, and the record of where it came from."""
     (folder / "recipe.yaml").write_bytes(written)
-    (folder / "resolved.yaml").write_text(
-        yaml.safe_dump(normalized(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    (folder / "resolved.yaml").write_text(strict_yaml.dump(normalized(recipe)), encoding="utf-8")
     write_json(folder / "environment.json", environment.describe(device, Path.cwd()))
     files.write_data(plan.data)
     own = Path(recipe.templates) if recipe.templates else None

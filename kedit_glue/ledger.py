@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kedit_glue.atomic import write_json
 from kedit_glue.plan import Stage
 
 
@@ -155,13 +156,6 @@ class Ledger:
 
     def _write(self, stage: Stage, record: Mapping[str, Any]) -> None:
         write_json(self.record_file(stage), record)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomically: a reader sees the old file or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-    partial.replace(path)
 
 
 def _hash(value: Any) -> str:

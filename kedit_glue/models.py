@@ -8,10 +8,11 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from kedit_glue.atomic import new_folder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -87,19 +88,15 @@ def unpack(name: str, say: Callable[[str], None] = print) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=model.file, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=model.file)
     # transformers' GGUF conversion names <|im_start|> as end-of-sequence and padding
     # (transformers 5.6.0, integrations/ggml.py); the model's own config knows better
     eos = tokenizer.convert_ids_to_tokens(loaded.config.eos_token_id)
     tokenizer.eos_token = tokenizer.pad_token = eos
-    loaded.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with new_folder(target, f".partial-{os.getpid()}") as aside:
+        loaded.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
     return target
 
 

@@ -131,11 +131,8 @@ class _Builder:
         self.facts_file = place.folder / "facts.json"
         self.examples = spread(ids, recipe.score.examples)
         self.fluent = spread(ids, recipe.score.edits.fluency_facts)
-        chosen = modules.layer_numbers(recipe.train.layers, place.n_layers)
-        names = [recipe.train.modules] if isinstance(recipe.train.modules, str) else list(recipe.train.modules)
-        self.names = names
-        self.layers = chosen
-        self.trainable = modules.trainable_pattern(names, chosen)
+        self.layers = modules.layer_numbers(recipe.train.layers, place.n_layers)
+        self.trainable = modules.trainable_pattern(recipe.train.modules, self.layers)
         self.protected: Path | None = None
 
     def _common(self) -> dict[str, Any]:
@@ -222,6 +219,7 @@ class _Builder:
         self.data[folder / "dataset_info.json"] = {
             "edits": {"file_name": "edits.json", "columns": {"prompt": "instruction", "response": "output"}}
         }
+        protect = {"protect": str(self.protected)} if self.protected else {}
         common = {"run": recipe.name, "batch": number, "train": train}
         train_yaml = Rendered(
             folder / "train.yaml",
@@ -232,7 +230,7 @@ class _Builder:
                 "here": shlex.quote(str(folder / "train.yaml")),
                 "model": self.current,
                 "trust_remote_code": recipe.trust_remote_code,
-                "freeze_modules": modules.freeze_modules(self.names),
+                "freeze_modules": modules.freeze_modules(train.modules),
                 "freeze_layers": modules.freeze_layers(self.layers),
                 "dataset_dir": str(folder),
                 "output_dir": str(folder / "tuned"),
@@ -251,11 +249,12 @@ class _Builder:
         rsft_yaml = Rendered(
             folder / "rsft.yaml",
             "rsft.yaml",
-            {**common, "trainable": self.trainable, "protect": str(self.protected) if self.protected else None},
+            {**common, "trainable": self.trainable, "protect": None, **protect},
             {
                 "inner_steps": train.inner_steps,
                 "loss_threshold": train.loss_threshold,
                 "trainable": self.trainable,
+                **protect,  # a template of the user's must not drop it in silence
             },
         )
         self.files += [train_yaml, rsft_yaml]

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kedit_glue.atomic import write_json
+
 FUNCTIONS = {
     "unpack": ("kedit_glue.tools.model", "unpack"),
     "fetch": ("kedit_glue.tools.model", "fetch"),
@@ -59,9 +61,7 @@ def execute(job_file: str) -> None:
         started = time.monotonic()
         result = work(job["arguments"], emit)
         emit({"event": "finished", "seconds": round(time.monotonic() - started, 3)})
-    partial = Path(job["result"] + ".partial")
-    partial.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
-    partial.replace(job["result"])
+    write_json(Path(job["result"]), result)
 
 
 def execute_logged(job_file: str, log_file: str) -> None:

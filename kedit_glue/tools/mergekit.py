@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from kedit_glue.atomic import write_text
 from kedit_glue.merging import MergeMethod
 
 Emit = Callable[[Mapping[str, Any]], None]
@@ -47,9 +48,7 @@ def methods(cache: Path) -> dict[str, MergeMethod]:
         if found.returncode != 0:
             raise MergeError(f"mergekit cannot list its methods: {found.stderr.strip()[-2000:]}")
         kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.getpid()}")
-        partial.write_text(found.stdout.splitlines()[-1], encoding="utf-8")
-        partial.replace(kept)
+        write_text(kept, found.stdout.splitlines()[-1], suffix=f".{os.getpid()}")
     return {m["name"]: MergeMethod(**m) for m in json.loads(kept.read_text(encoding="utf-8"))}
 
 

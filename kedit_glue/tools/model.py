@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kedit_glue.atomic import new_folder
+
 Emit = Callable[[Mapping[str, Any]], None]
 
 
@@ -29,21 +31,17 @@ def convert(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 
     source, target = Path(job["model"]), Path(job["output"])
     wanted = getattr(torch, job["format"])
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     emit({"event": "say", "text": f"converting the weights to {job['format']} (once) into {target}"})
-    for file in sorted(f for f in source.iterdir() if f.is_file()):
-        if file.suffix == ".safetensors":
-            tensors = {n: t.to(wanted) if t.is_floating_point() else t for n, t in load_file(file).items()}
-            save_file(tensors, partial / file.name, metadata={"format": "pt"})
-        else:
-            shutil.copy(file, partial / file.name)
-    config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
-    (partial / "config.json").write_text(json.dumps({**config, "dtype": job["format"]}, indent=2), encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with new_folder(target, f".partial-{os.getpid()}") as aside:
+        for file in sorted(f for f in source.iterdir() if f.is_file()):
+            if file.suffix == ".safetensors":
+                tensors = {n: t.to(wanted) if t.is_floating_point() else t for n, t in load_file(file).items()}
+                save_file(tensors, aside / file.name, metadata={"format": "pt"})
+            else:
+                shutil.copy(file, aside / file.name)
+        config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
+        config.pop("torch_dtype", None)
+        (aside / "config.json").write_text(json.dumps({**config, "dtype": job["format"]}, indent=2), encoding="utf-8")
     return {"folder": str(target)}
 
 

@@ -16,7 +16,7 @@ from kedit_glue.merging import MergeRefused
 from kedit_glue.modules import layer_numbers
 from kedit_glue.plan import Place, Plan, Rendered, Stage, make_plan, split, spread
 from kedit_glue.recipe import Recipe
-from kedit_glue.render import render, require
+from kedit_glue.render import RenderError, render, require
 
 PlanOf = Callable[..., Plan]
 NEVER = "score: {general: {tasks: [hellaswag], when: never}}"
@@ -357,3 +357,12 @@ def test_rephrasings_that_are_trained_stand_behind_their_facts_prompt(
         ("f1", "Fact 1 is", " new 1<eos>"),
     ]
     assert stage(plan, "batch_000/edits").job.arguments["ids"] == ["f0", "f1"]
+
+
+def test_a_template_that_drops_the_protection_is_refused(plan_of: PlanOf) -> None:
+    rsft = file(plan_of("train: {protect: {directions: 3, corpus: facts.json}}"), "rsft.yaml")
+    shipped = render(rsft.template, rsft.values)
+    require(shipped, rsft.must_say, "rsft.yaml")
+    without = "\n".join(line for line in shipped.splitlines() if not line.startswith("protect:"))
+    with pytest.raises(RenderError, match=r"rsft\.yaml does not say what the recipe says: protect: None"):
+        require(without, rsft.must_say, "rsft.yaml")
