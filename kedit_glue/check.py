@@ -85,10 +85,12 @@ def model_bytes(folder: Path) -> int:
 def check_room(recipe: Recipe, plan: Plan, model: Path, run_folder: Path, device: str) -> list[Finding]:
     """Disk for the models that will be kept, memory for training, by rules of thumb that are stated."""
     size = model_bytes(model)
-    every, few = 2 * len(plan.batches), 4
+    every = sum(stage.job.function in ("train", "merge", "project") for stage in plan.stages)
+    few = 4
     kept = every if recipe.keep == "all" else min(every, few)
     need = size * (kept + 1)
-    already = sum(f.stat().st_size for f in run_folder.rglob("*.safetensors")) if run_folder.exists() else 0
+    found = [f.stat() for f in run_folder.rglob("*.safetensors")] if run_folder.exists() else []
+    already = sum({(f.st_dev, f.st_ino): f.st_size for f in found}.values())  # models share files
     free = environment.disk_free(run_folder) + already
     remedy = "; keep: last needs less" if kept > few else "; make room, or set output: to a folder on another disk"
     findings = [
@@ -105,8 +107,11 @@ def check_room(recipe: Recipe, plan: Plan, model: Path, run_folder: Path, device
     elif available is None:
         findings.append(Finding("skipped", "memory", "this system does not tell what is available"))
     else:
-        # weights, gradients and two AdamW moments of what is trained (FFNs: up to two thirds), 2 GB of libraries
-        want = int(size * (1 + 3 * 2 / 3)) + 2 * 10**9
+        # weights, gradients and two AdamW moments of what is trained, 2 GB of libraries
+        trained = plan.trained
+        share = trained.count / trained.of if trained.count and trained.of else 2 / 3
+        share = 0.0 if recipe.train.lora.rank else share
+        want = int(size * (1 + 3 * share)) + 2 * 10**9
         findings.append(
             Finding(
                 "ok" if available > want else "warn",

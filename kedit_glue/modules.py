@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 
+from kedit_glue.recipe_schema import Train
 from kedit_glue.recipe_values import resolve_layers
 
 # matrices inside a feed-forward module, by the names that Llama, Mistral, Qwen and Gemma
@@ -25,6 +28,71 @@ FFN_MATRICES = frozenset(
         "fc2",
     ]
 )
+
+
+LLAMA = [*(f"mlp.{m}_proj" for m in ("gate", "up", "down")), *(f"self_attn.{m}_proj" for m in "qkvo")]
+"""A layer's modules in most models: what a dry run shows where the model's tensors are not at hand."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained, in our words and in LLaMA-Factory's."""
+
+    pattern: str
+    """Regular expression: the parameters whose name it finds."""
+    freeze_modules: str
+    freeze_layers: int
+    freeze_extra_modules: str = ""
+    """``freeze_…``: LLaMA-Factory's keys that cover at least these; R-SFT's callback narrows them."""
+    lora_target: str = ""
+    count: int | None = None
+    """Numbers in the parameters found; None where the model's tensors are not at hand."""
+    of: int | None = None
+    tensors: int | None = None
+
+    def __str__(self) -> str:
+        if self.count is None or self.of is None:
+            return f"what {self.pattern!r} finds"
+        return f"{self.count:,} of {self.of:,} parameters ({self.count / self.of:.1%}) in {self.tensors} tensors"
+
+
+def trained(train: Train, n_layers: int | None, tensors: Mapping[str, tuple[int, ...]] | None) -> Trained:
+    """What ``train.modules``, ``layers`` and ``parameters`` mean in a model with these tensors (name -> shape).
+
+    Raises ValueError where they find nothing.
+    """
+    layers = layer_numbers(train.layers, n_layers)
+    pattern = train.parameters or trainable_pattern(train.modules, layers)
+    found = sorted(name for name in tensors or () if re.search(pattern, name))
+    if tensors is not None and not found:
+        asked = f"train.parameters {pattern!r}" if train.parameters else f"train.modules {', '.join(train.modules)}"
+        feed_forward = sorted({n.rpartition(".")[0] for n in tensors if ".0." in n})
+        raise ValueError(f"{asked} finds no parameter of the model; its first layer has {', '.join(feed_forward[:12])}")
+    if train.parameters:
+        outside = sorted({name.split(".")[-2] for name in found if not re.search(r"\.\d+\.", name)})
+        what = Trained(pattern, "all", freeze_layers(None), ",".join(outside))
+    else:
+        what = Trained(pattern, freeze_modules(train.modules), freeze_layers(layers))
+    if tensors is None:
+        usual = [f"model.layers.{n}.{module}.weight" for n in layers or [0] for module in LLAMA]
+        usual = [name for name in usual if re.search(pattern, name)]
+        return replace(what, lora_target=lora_target(usual, layers is None) or "all")
+    return replace(
+        what,
+        lora_target=lora_target(found, layers is None),
+        count=sum(prod(tensors[name]) for name in found),
+        of=sum(map(prod, tensors.values())),
+        tensors=len(found),
+    )
+
+
+def lora_target(names: Sequence[str], all_layers: bool) -> str:
+    """LLaMA-Factory's ``lora_target``: ends of module names (peft 0.18.1, tuners/tuners_utils.py:754).
+
+    ``4.mlp.down_proj`` for chosen layers, ``mlp.down_proj`` for all.
+    """
+    ends = [m for n in names if n.endswith(".weight") and (m := re.search(r"\.((\d+)\.(.+))\.weight$", n))]
+    return ",".join(sorted({m[3] if all_layers else m[1] for m in ends}))
 
 
 def trainable_pattern(modules: Sequence[str], layers: Sequence[int] | None) -> str:

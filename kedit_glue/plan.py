@@ -3,91 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import modules
-from kedit_glue.merging import MergeMethod, merge_formats, merge_inputs
-from kedit_glue.recipe import Recipe
+from kedit_glue import batch_files, modules
+from kedit_glue.batch_files import batch_name
+from kedit_glue.corpus import shipped
+from kedit_glue.merging import Tuned, models_named
+from kedit_glue.recipe_schema import Protect, Recipe
 from kedit_glue.runner import Job
+from kedit_glue.stages import Fact, Place, Plan, Rendered, Stage, partial
 
-Fact = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run happens and what it stands on."""
-
-    folder: Path
-    """The run's folder, absolute."""
-    model: str
-    """Folder (absolute) or hub id of the original model."""
-    model_print: str
-    """Fingerprint of the original model's files."""
-    device: str
-    """``cpu`` or ``cuda:0``."""
-    n_layers: int | None
-    """None where the model's configuration is not at hand (dry runs of hub models)."""
-    method: MergeMethod
-    versions: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A file to render from a template."""
-
-    path: Path
-    template: str
-    values: Mapping[str, Any]
-    must_say: Mapping[str, Any]
-    """Keys of the rendered YAML whose value and type must be these."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One thing to do, in a process of its own."""
-
-    name: str
-    """``base/edits``, ``batch_000/train`` … unique in the run."""
-    batch: int | None
-    job: Job
-    reads: tuple[Path, ...]
-    """Files whose content decides whether the stage is stale."""
-    after: tuple[str, ...]
-    """Stages whose output it reads."""
-    output: Path
-    """What it makes; the job writes ``working`` and the run renames it when it is whole."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Other values that decide whether it is stale."""
-    size: int = 1
-    """How many facts it works on, for the estimate of time; 1 where that does not matter."""
-    beside: tuple[Path, ...] = ()
-    """Further files that it leaves, which the report reads."""
-    stock_command: str = ""
-    """The upstream tool's own command line on the same files, where there is one."""
-
-    @property
-    def working(self) -> Path:
-        return partial(self.output)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a run will do, in order."""
-
-    batches: tuple[tuple[Fact, ...], ...]
-    files: tuple[Rendered, ...]
-    data: Mapping[Path, Any]
-    """JSON files to write."""
-    stages: tuple[Stage, ...]
-    final_model: Path
-
-
-def partial(path: Path) -> Path:
-    """Where a stage writes ``path`` until it is whole."""
-    return path.with_name(path.name + ".partial")
+__all__ = ["Place", "Plan", "Rendered", "Stage", "batch_name", "make_plan", "partial", "split", "spread"]
 
 
 def split(facts: Sequence[Fact], size: int) -> tuple[tuple[Fact, ...], ...]:
@@ -108,11 +36,12 @@ def make_plan(recipe: Recipe, facts: Sequence[Fact], place: Place) -> Plan:
     batches = split(facts, recipe.edits.batch_size)
     builder = _Builder(recipe, place, [f["id"] for f in facts], batches)
     builder.base()
-    builder.protect()
     for number in range(len(batches)):
         builder.batch(number)
     builder.end()
-    return Plan(batches, tuple(builder.files), builder.data, tuple(builder.stages), Path(builder.current))
+    return Plan(
+        batches, tuple(builder.files), builder.data, tuple(builder.stages), Path(builder.current), builder.trained
+    )
 
 
 class _Builder:
@@ -128,20 +57,26 @@ class _Builder:
         self.stages: list[Stage] = []
         self.current = place.model
         self.made_by = ""
+        self.tuned: list[tuple[Tuned, str]] = []
+        """What training left and no merge has taken yet, with the stage that made it."""
+        self.earlier: str | None = None
+        """The model that the batch before last left: the last batch's change is counted from it."""
         self.facts_file = place.folder / "facts.json"
         self.examples = spread(ids, recipe.score.examples)
         self.fluent = spread(ids, recipe.score.edits.fluency_facts)
-        self.layers = modules.layer_numbers(recipe.train.layers, place.n_layers)
-        self.trainable = modules.trainable_pattern(recipe.train.modules, self.layers)
-        self.protected: Path | None = None
+        self.trained = modules.trained(recipe.train, place.n_layers, place.tensors)
+        self.directions: dict[Protect, tuple[Path, str]] = {}
+        """What is protected how, the file that says so, and the stage that makes it."""
 
     def _common(self) -> dict[str, Any]:
         return {"device": self.place.device, "trust_remote_code": self.recipe.trust_remote_code}
 
     def _stage(self, name: str, batch: int | None, job: Job, reads: Sequence[Path], output: Path, **more: Any) -> None:
         settings = {"model": self.place.model_print, "seed": self.recipe.seed, **more.pop("settings", {})}
-        after = tuple(more.pop("after", (self.made_by,) if self.made_by else ()))
-        self.stages.append(Stage(name, batch, job, tuple(reads), after, output, settings, **more))
+        after = more.pop("after", [self.made_by])
+        self.stages.append(
+            Stage(name, batch, job, tuple(reads), tuple(a for a in dict.fromkeys(after) if a), output, settings, **more)
+        )
 
     # -- before and after all batches -----------------------------------------------------------
 
@@ -149,31 +84,41 @@ class _Builder:
         self._score("base", None, self.ids, last=True, title="original model: score edits")
         if self._general_at("ends"):
             self._general("base", None, title="original model: general ability")
+        for protect in (self.recipe.train.protect, self.recipe.merge.protect):
+            if protect.on and protect not in self.directions:
+                self._directions(protect)
 
-    def protect(self) -> None:
-        """Once for a model, corpus and set of matrices: the directions that training keeps unchanged."""
-        protect = self.recipe.train.protect
-        if not protect.directions or protect.corpus is None:
-            return
+    def _directions(self, protect: Protect) -> None:
+        """Once for a model, corpus and set of matrices: the input directions that a change is kept out of."""
         folder = self.place.folder / "base"
-        output = folder / "protect.safetensors"
-        settings = {"directions": protect.directions, "trainable": self.trainable}
+        name = "protect" if not self.directions else "protect_merge"
+        output = folder / f"{name}.safetensors"
+        settings = {
+            "directions": protect.directions or None,
+            "energy": protect.energy or None,
+            "strength": protect.strength,
+            "texts": protect.texts,
+            "corpus": protect.corpus,
+            "trainable": self.trained.pattern,
+        }
         job = Job(
             "original model: directions of general text",
             "protect",
             {
                 "model": self.place.model,
-                "corpus": protect.corpus,
                 "output": str(partial(output)),
+                "cache": str(self.place.cache),
                 **settings,
                 **self._common(),
             },
             folder,
-            "protect",
-            "lower train.protect.directions, or give a larger train.protect.corpus",
+            name,
+            "lower the protect section's directions, or give it a larger corpus",
         )
-        self._stage("base/protect", None, job, [Path(protect.corpus)], output, settings=settings)
-        self.protected = output
+        corpus = Path(protect.corpus) if protect.corpus else shipped()
+        reads = [corpus] if corpus.is_absolute() else []
+        self._stage(f"base/{name}", None, job, reads, output, settings=settings, after=[])
+        self.directions[protect] = output, f"base/{name}"
 
     def end(self) -> None:
         if self._general_at("ends") and not self._general_at("each"):
@@ -187,76 +132,33 @@ class _Builder:
     # -- one batch ------------------------------------------------------------------------------
 
     def batch(self, number: int) -> None:
-        folder = self.place.folder / batch_name(number)
+        recipe = self.recipe
         title = f"batch {number + 1} of {len(self.batches)}"
         last = number == len(self.batches) - 1
-        before, before_stage = self.current, self.made_by
-        self._train(number, folder, title)
-        if self.recipe.merge.when == "each":
-            self._merge(number, folder, title, before, before_stage)
+        start, original = (self.current, self.made_by), (self.place.model, "")
+        self._train(number, title)
+        if recipe.merge.when == "each":
+            onto = start if recipe.merge.onto == "previous" else original
+            self._merge(number, title, start, onto)
+            self.earlier = onto[0]
         elif last:
-            self._merge(number, folder, title, self.place.model, "")
-        if last or self.recipe.score.edits.when == "each":
+            self._merge(number, title, original, original)
+        if last or (recipe.score.edits.when == "each" and recipe.train.from_ == "previous"):
             so_far = [f["id"] for batch in self.batches[: number + 1] for f in batch]
             self._score(batch_name(number), number, so_far, last, title=f"{title}: score")
         if self._general_at("each"):
             self._general(batch_name(number), number, title=f"{title}: general ability")
 
-    def _train(self, number: int, folder: Path, title: str) -> None:
+    def _train(self, number: int, title: str) -> None:
         recipe, train = self.recipe, self.recipe.train
-        samples = [
-            {
-                "id": f["id"],
-                "prompt": s["prompt"],
-                "target_new": f["target_new"],
-                "instruction": s["prompt"],
-                "output": s["response"],
-            }
-            for f in self.batches[number]
-            for s in (f, *f.get("also_trained", ()))
-        ]
-        self.data[folder / "edits.json"] = samples
-        self.data[folder / "dataset_info.json"] = {
-            "edits": {"file_name": "edits.json", "columns": {"prompt": "instruction", "response": "output"}}
-        }
-        protect = {"protect": str(self.protected)} if self.protected else {}
-        common = {"run": recipe.name, "batch": number, "train": train}
-        train_yaml = Rendered(
-            folder / "train.yaml",
-            "train.yaml",
-            {
-                **common,
-                "facts": len(self.batches[number]),
-                "here": shlex.quote(str(folder / "train.yaml")),
-                "model": self.current,
-                "trust_remote_code": recipe.trust_remote_code,
-                "freeze_modules": modules.freeze_modules(train.modules),
-                "freeze_layers": modules.freeze_layers(self.layers),
-                "dataset_dir": str(folder),
-                "output_dir": str(folder / "tuned"),
-                "cpu": self.place.device == "cpu",
-                "seed": recipe.seed,
-            },
-            {
-                "model_name_or_path": self.current,
-                "learning_rate": train.learning_rate,
-                "num_train_epochs": train.epochs,
-                "per_device_train_batch_size": train.mini_batch,
-                "output_dir": str(folder / "tuned"),
-                "seed": recipe.seed,
-            },
+        folder = self.place.folder / batch_name(number)
+        self.data[folder / "edits.json"] = batch_files.samples(self.batches[number])
+        self.data[folder / "dataset_info.json"] = batch_files.DATASET_INFO
+        directions, made_by = self.directions.get(train.protect, (None, ""))
+        train_yaml = batch_files.train_yaml(
+            recipe, self.place, number, len(self.batches[number]), self.current, self.trained
         )
-        rsft_yaml = Rendered(
-            folder / "rsft.yaml",
-            "rsft.yaml",
-            {**common, "trainable": self.trainable, "protect": None, **protect},
-            {
-                "inner_steps": train.inner_steps,
-                "loss_threshold": train.loss_threshold,
-                "trainable": self.trainable,
-                **protect,  # a template of the user's must not drop it in silence
-            },
-        )
+        rsft_yaml = batch_files.rsft_yaml(recipe, self.place, number, self.trained, directions)
         self.files += [train_yaml, rsft_yaml]
         output = folder / "tuned"
         job = Job(
@@ -268,47 +170,44 @@ class _Builder:
                 "facts": str(folder / "edits.json"),
                 "output": str(partial(output)),
                 "trace": str(folder / "trace.jsonl"),
+                "model": self.current,
             },
             folder,
             "train",
             "read the log; lower train.learning_rate if the loss is not finite, train.mini_batch if memory "
             "ran out; then run the same command again: finished stages are kept",
+            processes=train.launch.processes,
         )
+        name = f"{batch_name(number)}/train"
         self._stage(
-            f"{batch_name(number)}/train",
+            name,
             number,
             job,
             [train_yaml.path, rsft_yaml.path, folder / "edits.json"],
             output,
-            after=[s for s in (self.made_by, "base/protect" if self.protected else "") if s],
+            after=[self.made_by, made_by],
             beside=(folder / "trace.jsonl",),
             size=len(self.batches[number]),
             stock_command=shlex.join(["llamafactory-cli", "train", str(train_yaml.path)]),
         )
-        self.current, self.made_by = str(output), f"{batch_name(number)}/train"
+        if train.lora.rank:
+            self.tuned.append((Tuned(self.current, str(output)), name))
+        elif train.from_ == "base":
+            self.tuned.append((Tuned(str(output)), name))
+        else:
+            self.tuned = [(Tuned(str(output)), name)]
+            self.current, self.made_by = str(output), name
 
-    def _merge(self, number: int, folder: Path, title: str, before: str, before_stage: str) -> None:
-        recipe, merge = self.recipe, self.recipe.merge
-        onto = before if merge.onto == "previous" else self.place.model
-        tuned = self.current
-        roles = merge_inputs(self.place.method, merge.parameters, onto, tuned)
-        merge_yaml = Rendered(
-            folder / "merge.yaml",
-            "merge.yaml",
-            {
-                "run": recipe.name,
-                "batch": number,
-                "here": shlex.quote(str(folder / "merge.yaml")),
-                "method": merge.method,
-                "onto": "the model before this batch" if merge.onto == "previous" else "the original",
-                "base_model": roles.base_model,
-                "models": roles.models,
-                "parameters": roles.parameters,
-                **merge_formats(merge.dtype, recipe.train.precision, merge.extra),
-                "extra": merge.extra,
-            },
-            {"merge_method": merge.method} | ({"base_model": roles.base_model} if roles.base_model else {}),
-        )
+    def _merge(self, number: int, title: str, start: tuple[str, str], onto: tuple[str, str]) -> None:
+        """What training left since the last merge, with ``onto``; ``start`` is what that training began with.
+
+        Both are a model and the stage that made it.
+        """
+        recipe, tuned = self.recipe, [t for t, _ in self.tuned]
+        onto_model, onto_stage = onto
+        reads_start = any(t.adapter for t in tuned) or "previous" in models_named(self.place.merge_file)
+        folder = self.place.folder / batch_name(number)
+        merge_yaml = batch_files.merge_yaml(recipe, self.place, number, onto_model, start[0], tuned)
         self.files.append(merge_yaml)
         output = folder / "merged"
         job = Job(
@@ -317,9 +216,13 @@ class _Builder:
             {
                 "merge_yaml": str(merge_yaml.path),
                 "output": str(partial(output)),
-                "before": onto,
-                "tuned": tuned,
-                "trainable": self.trainable,
+                "original": self.place.model,
+                "before": onto_model,
+                "tuned": [{"model": t.model, "adapter": t.adapter} for t in tuned],
+                "trainable": self.trained.pattern,
+                "earlier": [self.earlier, start[0]] if self.earlier else None,
+                "stats": str(folder / "merge_stats.json"),
+                "cache": str(self.place.cache),
                 "seed": recipe.seed,
                 **self._common(),
             },
@@ -328,17 +231,45 @@ class _Builder:
             f"read the log and {merge_yaml.path}; correct merge: in the recipe (or that file) and run the same "
             "command again: training is not repeated",
         )
+        name = f"{batch_name(number)}/merge"
         self._stage(
-            f"{batch_name(number)}/merge",
+            name,
             number,
             job,
             [merge_yaml.path],
             output,
-            after=[s for s in (self.made_by, before_stage if merge.onto == "previous" else "") if s],
+            after=[*(stage for _, stage in self.tuned), onto_stage, start[1] if reads_start else ""],
+            beside=(folder / "merge_stats.json",),
             stock_command=f"mergekit-yaml {shlex.quote(str(merge_yaml.path))} OUT --copy-tokenizer "
             f"--no-write-model-card --random-seed {recipe.seed}",
         )
-        self.current, self.made_by = str(output), f"{batch_name(number)}/merge"
+        self.tuned = []
+        self.current, self.made_by = str(output), name
+        if recipe.merge.protect.on:
+            self._project(number, title, onto_model, onto_stage)
+
+    def _project(self, number: int, title: str, onto: str, onto_stage: str) -> None:
+        """``merge.protect``: the change that the merge left, kept out of general text's directions."""
+        folder = self.place.folder / batch_name(number)
+        directions, made_by = self.directions[self.recipe.merge.protect]
+        output = folder / "projected"
+        job = Job(
+            f"{title}: protect",
+            "project",
+            {
+                "model": self.current,
+                "before": onto,
+                "directions": str(directions),
+                "trainable": self.trained.pattern,
+                "output": str(partial(output)),
+            },
+            folder,
+            "project",
+            "read the log; correct merge.protect in the recipe and run the same command again",
+        )
+        name = f"{batch_name(number)}/project"
+        self._stage(name, number, job, [], output, after=[self.made_by, made_by, onto_stage])
+        self.current, self.made_by = str(output), name
 
     # -- scores ---------------------------------------------------------------------------------
 
@@ -390,7 +321,3 @@ class _Builder:
         )
         reads = [Path(general.include_path)] if general.include_path else []
         self._stage(f"{where}/general", batch, job, reads, output, settings=settings)
-
-
-def batch_name(number: int) -> str:
-    return f"batch_{number:03d}"

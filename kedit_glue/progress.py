@@ -57,7 +57,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-ROUGHLY = {"train": 4.0, "merge": 4.0, "protect": 100.0, "general": 40.0}
+ROUGHLY = {"train": 4.0, "merge": 4.0, "project": 4.0, "protect": 100.0, "general": 40.0}
 """Seconds a unit of each kind takes, in seconds that scoring a fact takes: the demo's, until it was measured."""
 
 

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedit_glue.models import PACKAGED, ModelError, kind_of
+from kedit_glue.corpus import FILES as CORPUS_FILES
+from kedit_glue.models import HUB_ID, PACKAGED, ModelError, kind_of
 from kedit_glue.problems import did_you_mean
 from kedit_glue.recipe_errors import Draft, allowed_for
+from kedit_glue.recipe_schema import INSTEAD
 from kedit_glue.recipe_values import leaves
 from kedit_glue.strict_yaml import KeyPath
 
@@ -50,6 +52,9 @@ TRAIN_EXTRA = {
     "fp16": "train.precision",
     "pure_bf16": "train.precision",
     "template": "train.template",
+    "lora_rank": "train.lora.rank",
+    "lora_alpha": "train.lora.alpha",
+    "lora_target": "train.modules",
     "cutoff_len": "train.cutoff_len",
     "disable_shuffling": "train.shuffle",
     "output_dir": "output",
@@ -60,13 +65,18 @@ TRAIN_EXTRA = {
 TRAIN_EXTRA_NEVER = {
     "stage": "R-SFT is supervised fine-tuning (stage: sft)",
     "do_train": "a batch is always trained",
-    "finetuning_type": "R-SFT trains the chosen matrices themselves (finetuning_type: freeze)",
+    "finetuning_type": "it follows from train.lora (freeze, or lora)",
     "dataset_dir": "each batch has a folder of its own",
     "tokenized_path": "LLaMA-Factory would train on an earlier batch's tokens",
     "resume_from_checkpoint": "it skips the new batch's steps (LLaMA-Factory issue 6350)",
     "gradient_accumulation_steps": f"{PER_SAMPLE}: an optimizer step would wait for later samples",
     "packing": f"{PER_SAMPLE}: several facts would share one sequence",
     "neat_packing": f"{PER_SAMPLE}: several facts would share one sequence",
+    "deepspeed": f"{PER_SAMPLE}: its engine steps inside backward(), where a learned fact can no longer be left out",
+    "fsdp": f"{PER_SAMPLE}: the inner loop and protection need whole matrices; train.launch.processes shares facts",
+    "use_ray": f"{PER_SAMPLE}: Ray's workers take no callbacks of ours; train.launch.processes starts torchrun",
+    "adapter_name_or_path": "each batch trains an adapter of its own",
+    "use_dora": "mergekit merges LoRA's form only",
 }
 MERGE_EXTRA = {
     "merge_method": "set it with 'merge.method'",
@@ -80,11 +90,13 @@ MERGE_EXTRA = {
 
 PATHS: tuple[tuple[KeyPath, bool], ...] = (
     (("edits", "source"), False),
-    (("train", "protect", "corpus"), False),
+    (("merge", "file"), False),
     (("score", "general", "include_path"), True),
     (("templates",), True),
 )
 """Keys whose path must exist, and whether it must be a folder."""
+CORPORA: tuple[KeyPath, ...] = (("train", "protect", "corpus"), ("merge", "protect", "corpus"))
+"""Keys that hold a file or a data set of the hub, ``owner/name``."""
 
 
 # -- files and folders --------------------------------------------------------------------------
@@ -96,6 +108,10 @@ def find_paths(draft: Draft, recipe_folder: Path) -> None:
         if written := _path_text(draft, path):
             with _problem_if_no_path(draft, path):
                 _find(draft, path, Path(written).expanduser(), recipe_folder, must_be_folder)
+    for path in CORPORA:
+        if written := _path_text(draft, path):
+            with _problem_if_no_path(draft, path):
+                _find_corpus(draft, path, written, recipe_folder)
     if model := _path_text(draft, ("model",)):
         with _problem_if_no_path(draft, ("model",)):
             _find_model(draft, model)
@@ -137,6 +153,14 @@ def _find_model(draft: Draft, model: str) -> None:
         draft.add(("model",), draft.shown(("model",)), allowed, did_you_mean(model, PACKAGED), at_value=True)
 
 
+def _find_corpus(draft: Draft, path: KeyPath, written: str, recipe_folder: Path) -> None:
+    """``texts/own`` looks like a hub id: where such a file or folder lies, it is meant."""
+    hub = written.partition(":")[0]  # owner/name:split
+    of_hub = HUB_ID.fullmatch(hub) and Path(hub).suffix not in CORPUS_FILES
+    if not of_hub or any((folder / written).exists() for folder in (Path.cwd(), recipe_folder)):
+        _find(draft, path, Path(written).expanduser(), recipe_folder, must_be_folder=False)
+
+
 def _find(draft: Draft, path: KeyPath, name: Path, recipe_folder: Path, must_be_folder: bool) -> None:
     places = list(dict.fromkeys([(Path.cwd() / name).absolute(), (recipe_folder / name).absolute()]))
     for place in places:
@@ -157,6 +181,8 @@ def _find(draft: Draft, path: KeyPath, name: Path, recipe_folder: Path, must_be_
 def cross_check(recipe: Recipe, draft: Draft, merge_methods: Mapping[str, frozenset[str]] | None) -> None:
     """Every combination that cannot work; keys that have a problem of their own are left out."""
     _check_training(recipe, draft)
+    _check_lora(recipe, draft)
+    _check_several(recipe, draft)
     _check_extra(recipe, draft)
     apart = recipe.merge.onto == "previous" and recipe.merge.when == "end"
     if apart and draft.sound(("merge", "onto"), ("merge", "when")):
@@ -168,16 +194,69 @@ def cross_check(recipe: Recipe, draft: Draft, merge_methods: Mapping[str, frozen
 
 
 def _check_training(recipe: Recipe, draft: Draft) -> None:
-    protect = recipe.train.protect
-    if protect.directions and protect.corpus is None and draft.sound(("train", "protect")):
-        found = f"{protect.directions}, while train.protect.corpus is missing"
-        draft.add(("train", "protect", "directions"), found, "0, or a corpus of general text beside it")
+    train = recipe.train
+    for section, protect in (("train", train.protect), ("merge", recipe.merge.protect)):
+        if protect.directions and protect.energy and draft.sound((section, "protect")):
+            found = f"{protect.energy}, while {section}.protect.directions is {protect.directions}"
+            draft.add((section, "protect", "energy"), found, "one of the two, the other 0")
     if draft.sound(("train", "mini_batch"), ("edits", "batch_size")):
-        mini_batch, batch_size = recipe.train.mini_batch, recipe.edits.batch_size
+        mini_batch, batch_size = train.mini_batch, recipe.edits.batch_size
         if mini_batch > batch_size:
             found = f"{mini_batch}, while edits.batch_size is {batch_size}"
             hint = "a mini-batch cannot hold more facts than an edit batch"
             draft.add(("train", "mini_batch"), found, f"at most {batch_size}", hint)
+    if draft.sound(("train", "mini_batch"), ("train", "launch")) and train.mini_batch % train.launch.processes:
+        found = f"{train.mini_batch}, while train.launch.processes is {train.launch.processes}"
+        allowed = f"a multiple of {train.launch.processes}"
+        draft.add(("train", "mini_batch"), found, allowed, "the processes share each mini-batch evenly")
+    if draft.sound(("train", "order"), ("train", "inner_steps")) and train.inner_steps is not None:
+        at = ("train", "inner_steps")
+        if train.order == "breadth" and train.inner_steps > 1:
+            found = f"{train.inner_steps}, while train.order is breadth, which takes one step on a mini-batch at a time"
+            draft.add(at, found, "1, or order: depth")
+        elif train.order == "depth" and train.inner_steps == 1:
+            draft.add(at, "1, while train.order is depth", "2 or more, or order: breadth")
+    if train.parameters is not None and draft.sound(("train", "parameters")):
+        for key in INSTEAD["train", "parameters"]:
+            if draft.written(("train", key)):
+                found = "written beside train.parameters, which says what is trained"
+                draft.add(("train", key), found, "one of the two")
+
+
+def _check_lora(recipe: Recipe, draft: Draft) -> None:
+    train = recipe.train
+    if not train.lora.rank or not draft.sound(("train", "lora")):
+        return
+    at = ("train", "lora", "rank")
+    if train.parameters is not None:
+        draft.add(
+            at, f"{train.lora.rank}, while train.parameters is set", "0", "LoRA adapts whole modules: use modules"
+        )
+    if train.protect.strength is not None:
+        found = f"{train.lora.rank}, while train.protect.strength is set"
+        draft.add(at, found, "0", "soft protection shrinks a matrix's change; of LoRA's factors only hard is exact")
+    sound = draft.sound(("train", "from"), ("merge", "when"))
+    if sound and recipe.merge.when == "end" and train.from_ == "previous":
+        found = f"{train.lora.rank}, while merge.when is end"
+        draft.add(at, found, "0, or train.from: base", "the next batch is trained from a model, not from an adapter")
+
+
+def _check_several(recipe: Recipe, draft: Draft) -> None:
+    """Batches that are trained apart are merged together, at the end."""
+    if recipe.train.from_ == "base" and draft.sound(("train", "from"), ("merge", "when")):
+        if recipe.merge.when != "end":
+            found = f"{recipe.merge.when}, while train.from is base: the batches' models are merged together"
+            draft.add(("merge", "when"), found, "end, or train.from: previous")
+        else:
+            for section, allowed in (("edits", "end"), ("general", "ends, never")):
+                at = ("score", section, "when")
+                if getattr(recipe.score, section).when == "each" and draft.written(at) and draft.sound(at):
+                    found = "each, while train.from is base: no model holds the batches so far"
+                    draft.add(at, found, allowed)
+    if recipe.merge.file is not None and draft.sound(("merge", "file")):
+        for key in INSTEAD["merge", "file"]:
+            if draft.written(("merge", key)):
+                draft.add(("merge", key), "written beside merge.file, which says it", "one of the two")
 
 
 def _check_extra(recipe: Recipe, draft: Draft) -> None:
@@ -223,8 +302,9 @@ def _check_names(recipe: Recipe, draft: Draft, methods: Mapping[str, frozenset[s
 def _check_weights(recipe: Recipe, draft: Draft) -> None:
     """What mergekit would do without a word: ignore the weight, or give back the base model."""
     method, parameters = recipe.merge.method, recipe.merge.parameters
-    one_tuned_model = method in TASK_VECTOR_METHODS
-    if one_tuned_model and method not in NO_WEIGHT and "weight" not in parameters:
+    adds_changes = method in TASK_VECTOR_METHODS
+    one_tuned_model = adds_changes and draft.sound(("train", "from")) and recipe.train.from_ == "previous"
+    if method in TASK_VECTOR_METHODS - NO_WEIGHT and "weight" not in parameters:
         draft.add(
             ("merge", "parameters"),
             "weight is missing",
@@ -233,7 +313,7 @@ def _check_weights(recipe: Recipe, draft: Draft) -> None:
         )
         return
     weights = list(leaves(parameters["weight"])) if "weight" in parameters else []
-    for name, needed in (("weight", True), ("lambda", one_tuned_model)):
+    for name, needed in (("weight", True), ("lambda", adds_changes)):
         if needed and name in parameters and all(value == 0 for value in leaves(parameters[name])):
             found = f"{name} is 0 everywhere: the merge would give back the base"
             hint = "nothing that was learned would be kept"

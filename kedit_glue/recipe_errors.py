@@ -104,7 +104,7 @@ class Draft:
         """The key that ``path`` leads to or into, or the section if it ends at one; and its path."""
         section = self.schema
         for depth, part in enumerate(path):
-            field = section.model_fields[str(part)]
+            field = fields(section)[str(part)]
             inner = section_of(field)
             if inner is None:
                 return field, path[: depth + 1]
@@ -113,7 +113,7 @@ class Draft:
 
     def keys(self, section: type[BaseModel] | None = None, at: str = "") -> Iterable[str]:
         """Every key, dotted."""
-        for name, field in (section or self.schema).model_fields.items():
+        for name, field in fields(section or self.schema).items():
             inner = section_of(field)
             if inner is None:
                 yield at + name
@@ -154,7 +154,7 @@ class Draft:
         word = str(path[-1])
         section, _ = self.lookup(path[:-1])
         assert isinstance(section, type)
-        known = list(section.model_fields)
+        known = list(fields(section))
         elsewhere = [key for key in self.keys() if key.rpartition(".")[2] == word]
         if elsewhere:
             hint = f"did you mean {' or '.join(repr(key) for key in elsewhere)}?"
@@ -185,7 +185,7 @@ class Draft:
     def fill_empty_sections(self, section: type[BaseModel] | None = None, data: Any = None) -> None:
         """``train:`` with nothing under it means all of its defaults."""
         data = self.data if data is None else data
-        for name, field in (section or self.schema).model_fields.items():
+        for name, field in fields(section or self.schema).items():
             inner = section_of(field)
             if inner is None or name not in data:
                 continue
@@ -246,6 +246,11 @@ class Draft:
         return data
 
 
+def fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A section's keys as a recipe writes them (``from`` is no name in Python)."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
     annotation = field.annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
@@ -253,7 +258,7 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 def allowed_for(target: FieldInfo | type[BaseModel]) -> str:
     if isinstance(target, type):
-        return f"a mapping of keys: {', '.join(target.model_fields)}"
+        return f"a mapping of keys: {', '.join(fields(target))}"
     extra = target.json_schema_extra
     return str(extra["allowed"]) if isinstance(extra, dict) else ""
 

@@ -142,6 +142,20 @@ def _check_module(name: Any, at: tuple[int, ...]) -> None:
         raise ValueProblem(at, hint=f"write a list: [{', '.join(several)}]" if several else "")
 
 
+def check_pattern(value: Any) -> Any:
+    """A regular expression that compiles; what is no text is left to the field's own type."""
+    if isinstance(value, str):
+        collect(_check_pattern, [(value,)])
+    return value
+
+
+def _check_pattern(value: str) -> None:
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueProblem(hint=f"it does not compile: {error}") from None
+
+
 def no_repeats(value: Any) -> Any:
     """Refuse a list that names something twice; leave everything else to the field's own type."""
     if isinstance(value, list | tuple):

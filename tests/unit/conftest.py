@@ -10,6 +10,7 @@ import pytest
 
 from kedit_glue.merging import MergeMethod
 from kedit_glue.plan import Place, Plan, make_plan
+from kedit_glue.problems import RecipeError
 from kedit_glue.recipe import Recipe, load_recipe
 
 HEAD = "name: try\nmodel: smollm2-135m\nedits:\n  source: facts.json\n  batch_size: {batch_size}\n"
@@ -32,6 +33,52 @@ REGISTERED = {
         MergeMethod("model_stock", "required", 3, None, {"filter_wise": "shared"}),
     )
 }
+
+
+TASK_VECTOR_NAMES = frozenset({"weight", "density", "normalize", "rescale", "lambda", "int8_mask"})
+PARAMETERS = {
+    "task_arithmetic": TASK_VECTOR_NAMES,
+    "ties": TASK_VECTOR_NAMES,
+    "linear": frozenset({"weight", "normalize"}),
+    "sce": frozenset({"int8_mask", "select_topk"}),
+    "passthrough": frozenset({"scale"}),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipes folder with a data file and a merge YAML, beside the current folder."""
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "facts.json").write_text("[]")
+    (tmp_path / "cwd" / "facts.json").write_text("[]")
+    (tmp_path / "recipes" / "own.yaml").write_text("merge_method: linear\n")
+    monkeypatch.chdir(tmp_path / "cwd")
+    return tmp_path / "recipes"
+
+
+@pytest.fixture
+def load(folder: Path) -> Callable[..., Recipe]:
+    """``load("name: …", "train.epochs=3")``: a recipe's text in that folder, loaded with overrides."""
+
+    def make(text: str, *overrides: str, methods: Any = PARAMETERS) -> Recipe:
+        path = folder / "r.yaml"
+        path.write_text(text)
+        return load_recipe(path, overrides, methods)
+
+    return make
+
+
+@pytest.fixture
+def problems(folder: Path, load: Callable[..., Recipe]) -> Callable[..., list[str]]:
+    """What loading that recipe is answered with, one line a problem, without the file's name."""
+
+    def find(text: str, *overrides: str) -> list[str]:
+        with pytest.raises(RecipeError) as caught:
+            load(text, *overrides)
+        return [str(p).removeprefix(str(folder / "r.yaml")) for p in caught.value.problems]
+
+    return find
 
 
 @pytest.fixture
@@ -71,9 +118,10 @@ def facts_of() -> Callable[[int], list[dict[str, Any]]]:
 def place_of(tmp_path: Path) -> Callable[..., Place]:
     """``place_of(method="ties")``: a folder with a space in its name, a model, a merge method."""
 
-    def make(method: str = "task_arithmetic", n_layers: int | None = 12) -> Place:
+    def make(method: str = "task_arithmetic", n_layers: int | None = 12, device: str = "cpu", **more: Any) -> Place:
         run = tmp_path / "my runs" / "try"
-        return Place(run, "/models/original", "print-1", "cpu", n_layers, REGISTERED[method], {"mergekit": "0.1.5"})
+        versions = {"mergekit": "0.1.5"}
+        return Place(run, "/models/original", "print-1", device, n_layers, REGISTERED[method], versions, **more)
 
     return make
 

@@ -172,8 +172,9 @@ def room(
     recipe_of: Callable[..., Recipe],
     tmp_path: Path,
 ) -> Callable[..., Room]:
-    def make(batches: int = 10, keep: str = "all") -> Room:
-        return Room(monkeypatch, plan_of(facts=2 * batches), recipe_of(f"keep: {keep}"), tmp_path / "run")
+    def make(batches: int = 10, keep: str = "all", more: str = "", **place: Any) -> Room:
+        plan = plan_of(more, facts=2 * batches, **place)
+        return Room(monkeypatch, plan, recipe_of(f"{more}\nkeep: {keep}"), tmp_path / "run")
 
     return make
 
@@ -183,6 +184,18 @@ def test_enough_room(room: Callable[..., Room]) -> None:
     assert found["disk"].level == found["memory"].level == "ok"
     assert found["disk"].detail.startswith("about 21.0 GB for 20 models of 1.0 GB in ")
     assert found["disk"].detail.endswith("100.0 GB free")
+
+
+@pytest.mark.parametrize(
+    ("more", "models"),
+    [
+        ("merge: {when: end}", 4),
+        ("train: {from: base}\nmerge: {when: end}", 4),
+        ("merge: {protect: {energy: 0.5}}", 9),  # merged, and once more without what general text uses
+    ],
+)
+def test_every_stage_that_leaves_a_model_is_counted(room: Callable[..., Room], more: str, models: int) -> None:
+    assert room(3, more=more).look()["disk"].detail.startswith(f"about {models + 1}.0 GB for {models} models")
 
 
 def test_too_small_a_disk_stops_the_run_with_a_remedy(room: Callable[..., Room]) -> None:
@@ -221,6 +234,22 @@ def test_little_memory_is_a_warning(room: Callable[..., Room]) -> None:
     small = room()
     small.memory(4 * GB)
     assert small.look()["memory"] == Finding("warn", "memory", "training wants up to 5.0 GB, 4.0 GB available")
+
+
+QUARTER = {"model.layers.0.mlp.up_proj.weight": (1, 10), "lm_head.weight": (3, 10)}
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        ("", "3.8"),  # the weights; gradients and two moments of a quarter; libraries
+        ("train: {parameters: .}", "6.0"),  # of all
+        ("train: {lora: {rank: 4}}", "3.0"),  # of nothing that counts
+    ],
+)
+def test_memory_follows_from_what_is_trained(room: Callable[..., Room], more: str, wanted: str) -> None:
+    found = room(more=more, tensors=QUARTER).look()["memory"]
+    assert found == Finding("ok", "memory", f"training wants up to {wanted} GB, 100.0 GB available")
 
 
 def test_memory_that_nobody_asked_for_is_skipped_not_ok(room: Callable[..., Room]) -> None:

@@ -142,3 +142,51 @@ def test_configuration_that_cannot_be_used(tmp_path: Path, text: str | None, mes
 def test_a_model_error_is_the_users_message() -> None:
     assert str(ModelError("say this")) == "say this"
     assert issubclass(ModelError, ValueError)
+
+
+# -- tensors ------------------------------------------------------------------------------------
+
+
+def safetensors(header: object, data: bytes = b"") -> bytes:
+    """A file as safetensors writes it: the header's length, the header, the numbers."""
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def test_shapes_of_all_shards_from_their_headers(tmp_path: Path) -> None:
+    one = {
+        "__metadata__": {"format": "pt"},
+        "lm_head.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+    }
+    two = {"model.norm.weight": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]}}
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(safetensors(one, bytes(24)))
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(safetensors(two, bytes(6)))
+    assert models.tensor_shapes(tmp_path) == {"lm_head.weight": (2, 3), "model.norm.weight": (3,)}
+
+
+def test_no_safetensors_no_shapes(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").touch()
+    assert models.tensor_shapes(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"tiny",
+        b"<!DOCTYPE html><html></html>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",  # what a clone without LFS leaves
+        safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})[:-9],
+        safetensors(["a"]),
+        safetensors({"a": {}}),
+        safetensors({"a": 1}),
+        (4).to_bytes(8, "little") + b"\xff\xfe\xfd\xfc",
+    ],
+)
+def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError) as error:
+        models.tensor_shapes(tmp_path)
+    assert str(error.value).startswith(f"{path} is no safetensors file (")
+    assert str(error.value).endswith("): fetch the model again")

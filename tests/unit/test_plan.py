@@ -16,7 +16,7 @@ from kedit_glue.merging import MergeRefused
 from kedit_glue.modules import layer_numbers
 from kedit_glue.plan import Place, Plan, Rendered, Stage, make_plan, split, spread
 from kedit_glue.recipe import Recipe
-from kedit_glue.render import RenderError, render, require
+from kedit_glue.render import render, require
 
 PlanOf = Callable[..., Plan]
 NEVER = "score: {general: {tasks: [hellaswag], when: never}}"
@@ -48,6 +48,35 @@ ORDERS = [
     (EACH, "base/edits base/general 0/train 0/merge 0/edits 0/general 1/train 1/merge 1/edits 1/general"),
     ("score: {general: {when: each}}", "base/edits 0/train 0/merge 0/edits 1/train 1/merge 1/edits"),
 ]
+
+
+BOTH = "train: {protect: {energy: 0.5}}\nmerge: {protect: {energy: 0.5}, onto: previous}"
+OTHER = "train: {protect: {energy: 0.5}}\nmerge: {protect: {strength: 2}}"
+NEW_ORDERS = {
+    "train: {lora: {rank: 4}}": "base/edits 0/train 0/merge 0/edits 1/train 1/merge 1/edits",
+    "train: {lora: {rank: 4}}\nmerge: {onto: previous}": "base/edits 0/train 0/merge 0/edits 1/train 1/merge 1/edits",
+    "train: {from: base}\nmerge: {when: end}": "base/edits 0/train 1/train 1/merge 1/edits",
+    "train: {from: base, lora: {rank: 4}}\nmerge: {when: end}": "base/edits 0/train 1/train 1/merge 1/edits",
+    f"train: {{from: base}}\nmerge: {{when: end}}\n{ENDS}": (
+        "base/edits base/general 0/train 1/train 1/merge 1/edits 1/general"
+    ),
+    "train: {protect: {directions: 3}}": "base/edits base/protect 0/train 0/merge 0/edits 1/train 1/merge 1/edits",
+    "merge: {protect: {directions: 3}}": (
+        "base/edits base/protect 0/train 0/merge 0/project 0/edits 1/train 1/merge 1/project 1/edits"
+    ),
+    BOTH: "base/edits base/protect 0/train 0/merge 0/project 0/edits 1/train 1/merge 1/project 1/edits",
+    OTHER: (
+        "base/edits base/protect base/protect_merge 0/train 0/merge 0/project 0/edits 1/train 1/merge 1/project 1/edits"
+    ),
+    "train: {from: base}\nmerge: {when: end, protect: {energy: 0.5}}": (
+        "base/edits base/protect 0/train 1/train 1/merge 1/project 1/edits"
+    ),
+    f"merge: {{protect: {{energy: 0.5}}}}\n{EACH}": (
+        "base/edits base/general base/protect 0/train 0/merge 0/project 0/edits 0/general "
+        "1/train 1/merge 1/project 1/edits 1/general"
+    ),
+}
+ORDERS += NEW_ORDERS.items()
 
 
 @pytest.mark.parametrize(("more", "expected"), ORDERS)
@@ -95,16 +124,21 @@ def test_a_stage_comes_after_what_it_waits_for(plan_of: PlanOf, more: str) -> No
         assert set(each.after) <= set(names(plan)[:position]), each.name
 
 
-def test_a_stage_waits_for_whatever_made_the_models_it_reads(plan_of: PlanOf) -> None:
-    for more in ("", "merge: {onto: previous}", "merge: {when: end}", EACH):
-        plan = plan_of(more, facts=6)
-        made = {str(s.output): s.name for s in plan.stages}
-        for each in plan.stages:
-            arguments = each.job.arguments
-            read = {arguments.get(key) for key in ("model", "before", "tuned")}
-            if each.job.function == "train":
-                read = {file(plan, f"{each.name}.yaml").values["model"]}
-            assert {made[m] for m in read if m in made} == set(each.after), (more, each.name)
+READING = ["", "merge: {onto: previous}", "merge: {when: end}", EACH, *NEW_ORDERS]
+
+
+@pytest.mark.parametrize("more", READING)
+def test_a_stage_waits_for_whatever_made_what_it_reads(plan_of: PlanOf, more: str) -> None:
+    plan = plan_of(more, facts=6)
+    made = {str(s.output): s.name for s in plan.stages}
+    for each in plan.stages:
+        arguments = each.job.arguments
+        read = {arguments.get(key) for key in ("model", "before", "directions")}
+        read |= {model for tuned in arguments.get("tuned", ()) for model in tuned.values()}
+        if each.job.function == "train":
+            assert arguments["model"] == file(plan, f"{each.name}.yaml").values["model"]
+            read.add(file(plan, f"{each.job.folder.name}/rsft.yaml").values["protect"])
+        assert {made[m] for m in read if m in made} == set(each.after), each.name
 
 
 # -- on which model -----------------------------------------------------------------------------
@@ -272,13 +306,15 @@ def test_the_shipped_templates_say_what_the_plan_means(plan_of: PlanOf, method: 
 
 
 def test_numbers_of_the_recipe_reach_the_tools_as_numbers(plan_of: PlanOf) -> None:
-    plan = plan_of("train: {learning_rate: 1.0e-5, epochs: 3, inner_steps: 4, loss_threshold: 0.02}\nseed: 7")
+    keys = "learning_rate: 1.0e-5, epochs: 3, order: depth, inner_steps: 4, loss_threshold: 0.02"
+    plan = plan_of(f"train: {{{keys}}}\nseed: 7")
     train = file(plan, "train.yaml")
     said = yaml.safe_load(render(train.template, train.values))
     assert (said["learning_rate"], said["num_train_epochs"], said["seed"]) == (1e-5, 3, 7)
     rsft = file(plan, "rsft.yaml")
     said = yaml.safe_load(render(rsft.template, rsft.values))
     assert (said["inner_steps"], said["loss_threshold"]) == (4, 0.02)
+    assert list(said) == ["inner_steps", "loss_threshold", "trainable"], "what rsft.Settings takes"
 
 
 # -- layers -------------------------------------------------------------------------------------
@@ -328,41 +364,3 @@ def test_device(recipe_of: Callable[..., Recipe], facts_of: Callable[..., Any], 
     on_cpu = make_plan(recipe_of(), facts_of(2), place_of())
     assert yaml.safe_load(render("train.yaml", file(on_cpu, "train.yaml").values))["use_cpu"] is True
     assert stage(on_gpu, "batch_000/merge").job.arguments["device"] == "cuda:0"
-
-
-def test_protected_directions_are_found_once_before_any_training(plan_of: PlanOf) -> None:
-    plan = plan_of("train: {protect: {directions: 3, corpus: facts.json}}\nmerge: {onto: previous}")
-    assert names(plan).count("base/protect") == 1
-    protect = stage(plan, "base/protect")
-    assert protect.job.arguments["model"] == "/models/original"
-    for number in (0, 1):
-        train = stage(plan, f"batch_00{number}/train")
-        assert "base/protect" in train.after
-        assert names(plan).index("base/protect") < names(plan).index(train.name)
-        rsft = file(plan, f"batch_00{number}/rsft.yaml")
-        assert yaml.safe_load(render(rsft.template, rsft.values))["protect"] == str(protect.output)
-    assert "base/protect" not in names(plan_of())
-
-
-def test_rephrasings_that_are_trained_stand_behind_their_facts_prompt(
-    recipe_of: Callable[..., Recipe], facts_of: Callable[..., Any], place_of: Callable[..., Place]
-) -> None:
-    first, second = facts_of(2)
-    first["also_trained"] = [{"prompt": "Said otherwise,", "response": " new 0<eos>"}]
-    plan = make_plan(recipe_of(), [first, second], place_of())
-    data = plan.data[place_of().folder / "batch_000" / "edits.json"]
-    assert [(d["id"], d["prompt"], d["output"]) for d in data] == [
-        ("f0", "Fact 0 is", " new 0<eos>"),
-        ("f0", "Said otherwise,", " new 0<eos>"),
-        ("f1", "Fact 1 is", " new 1<eos>"),
-    ]
-    assert stage(plan, "batch_000/edits").job.arguments["ids"] == ["f0", "f1"]
-
-
-def test_a_template_that_drops_the_protection_is_refused(plan_of: PlanOf) -> None:
-    rsft = file(plan_of("train: {protect: {directions: 3, corpus: facts.json}}"), "rsft.yaml")
-    shipped = render(rsft.template, rsft.values)
-    require(shipped, rsft.must_say, "rsft.yaml")
-    without = "\n".join(line for line in shipped.splitlines() if not line.startswith("protect:"))
-    with pytest.raises(RenderError, match=r"rsft\.yaml does not say what the recipe says: protect: None"):
-        require(without, rsft.must_say, "rsft.yaml")

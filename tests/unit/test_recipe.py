@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kedit_glue.problems import RecipeError
-from kedit_glue.recipe import (
-    Recipe,
-    Train,
-    load_recipe,
-)
+from kedit_glue.recipe import Recipe
+from kedit_glue.recipe_errors import fields
+from kedit_glue.recipe_schema import Merge, Train
 
+Load = Callable[..., Recipe]
+Problems = Callable[..., list[str]]
 HEAD = "name: run\nmodel: smollm2-135m\nedits:\n  source: facts.json\n"
-TOP = ", ".join(Recipe.model_fields)
-TRAIN = ", ".join(Train.model_fields)
+TOP, TRAIN, MERGE = (", ".join(fields(section)) for section in (Recipe, Train, Merge))
 LAYERS = "'all', a range such as '4-8', 'first 4', 'last 4', or a list of layer numbers from 0 and such ranges"
+PATTERN = "a regular expression that is searched for in each name, or null"
 NAMES = "one name or a list of names of letters, digits and '_'"
 NAME = "letters, digits, '.', '_' and '-', at most 64 of them, a letter or digit first"
 MODEL = "a packaged model (smollm2-135m), an existing folder, or a hub id owner/name"
 METRICS = "a list of edit_success, generalization, portability, locality, fluency, each at most once"
+NOWHERE = "(text): no such file; allowed: a file that exists; looked for {{cwd}}/{0} and {{folder}}/{0}"
 ZERO = (
     "is 0 everywhere: the merge would give back the base; allowed: a number other than 0; "
     "nothing that was learned would be kept"
 )
 NOTHING = "weight does nothing: mergekit divides by it when only one tuned model is merged"
 FIX = "allowed: normalize: false, or weight: 1; set normalize: false"
-SHARE = "it breaks per-sample stopping: several facts would share one sequence"
-METHODS = {
-    "task_arithmetic": frozenset({"weight", "density", "normalize", "rescale", "lambda", "int8_mask"}),
-    "ties": frozenset({"weight", "density", "normalize", "rescale", "lambda", "int8_mask"}),
-    "linear": frozenset({"weight", "normalize"}),
-    "sce": frozenset({"int8_mask", "select_topk"}),
-    "passthrough": frozenset({"scale"}),
-}
 
 # below a sound head of four lines; the problem without the file's name
 BAD: list[tuple[str, str]] = [
@@ -56,10 +48,7 @@ BAD: list[tuple[str, str]] = [
     ),
     (
         "merge: {onot: base}\n",
-        (
-            ":5:9  merge.onot: unknown key; known here: method, onto, when, parameters, dtype, extra; "
-            "did you mean 'onto'?"
-        ),
+        f":5:9  merge.onot: unknown key; known here: {MERGE}; did you mean 'onto'?",
     ),
     (
         "score:\n  edit: {}\n",
@@ -107,7 +96,10 @@ BAD: list[tuple[str, str]] = [
     ("train: {shuffle: 1}\n", ":5:18  train.shuffle: 1 (whole number); allowed: true or false"),
     (
         "train: {template: 7}\n",
-        (':5:19  train.template: 7 (whole number); allowed: its name, as text; if it is text, put it in quotes: "7"'),
+        (
+            ":5:19  train.template: 7 (whole number); allowed: bare, chat (the model's own chat template), "
+            'or the name of one of LLaMA-Factory\'s; if it is text, put it in quotes: "7"'
+        ),
     ),
     ("train: 5\n", f":5:8  train: 5 (whole number); allowed: a mapping of keys: {TRAIN}"),
     (
@@ -174,7 +166,56 @@ BAD: list[tuple[str, str]] = [
         "score: {edits: {metrics: [fluency, fluency]}}\n",
         f":5:36  score.edits.metrics[1]: 'fluency' is listed twice; allowed: {METRICS}",
     ),
-    # layers and modules
+    ("train: {from: bas}\n", ":5:15  train.from: bas (text); allowed: one of previous, base; did you mean 'base'?"),
+    ("train: {from_: base}\n", f":5:9  train.from_: unknown key; known here: {TRAIN}; did you mean 'from'?"),
+    (
+        "train: {order: deep}\n",
+        ":5:16  train.order: deep (text); allowed: one of breadth, depth; did you mean 'depth'?",
+    ),
+    (
+        "train: {inner_steps: 0}\n",
+        ":5:22  train.inner_steps: 0 (whole number); allowed: a whole number from 1 to 1000, "
+        "or null for 1 in breadth, 10 in depth",
+    ),
+    ("train: {lora: 8}\n", ":5:15  train.lora: 8 (whole number); allowed: a mapping of keys: rank, alpha"),
+    (
+        "train: {lora: {alpha: 0.5}}\n",
+        ":5:23  train.lora.alpha: 0.5 (number); allowed: a whole number, 1 or more, or null for twice the rank",
+    ),
+    (
+        "train: {launch: {processes: 0}}\n",
+        ":5:29  train.launch.processes: 0 (whole number); allowed: a whole number from 1 to 1024",
+    ),
+    (
+        "train: {contexts: -1}\n",
+        ":5:19  train.contexts: -1 (whole number); allowed: a whole number from 0 to 1000",
+    ),
+    (
+        "train: {protect: {energy: 1}}\n",
+        ":5:27  train.protect.energy: 1 (whole number); allowed: a number from 0 to below 1",
+    ),
+    (
+        "merge: {protect: {strength: 0}}\n",
+        ":5:29  merge.protect.strength: 0 (whole number); allowed: a number above 0, or null to drop it altogether",
+    ),
+    (
+        "directions: 3\n",
+        f":5:1  directions: unknown key; known here: {TOP}; "
+        "did you mean 'train.protect.directions' or 'merge.protect.directions'?",
+    ),
+    # parameters, layers and modules
+    ("train: {parameters: ''}\n", f":5:21  train.parameters: '' (text); allowed: {PATTERN}"),
+    ("train: {parameters: [mlp]}\n", f":5:21  train.parameters: [mlp] (list); allowed: {PATTERN}"),
+    (
+        "train: {parameters: 'mlp.('}\n",
+        f":5:21  train.parameters: 'mlp.(' (text); allowed: {PATTERN}; "
+        "it does not compile: missing ), unterminated subpattern at position 4",
+    ),
+    (
+        "train: {parameters: 'a{99999999999}'}\n",
+        f":5:21  train.parameters: 'a{{99999999999}}' (text); allowed: {PATTERN}; "
+        "it does not compile: the repetition number is too large",
+    ),
     ("train: {layers: 8-4}\n", f":5:17  train.layers: 8-4 (text); allowed: {LAYERS}; did you mean '4-8'?"),
     (
         "train: {layers: last 0}\n",
@@ -208,23 +249,15 @@ BAD: list[tuple[str, str]] = [
             "looked for {cwd}/nowhere and {folder}/nowhere"
         ),
     ),
+    ("merge: {file: none.yaml}\n", f":5:15  merge.file: none.yaml {NOWHERE.format('none.yaml')}"),
+    ("train: {protect: {corpus: none}}\n", f":5:27  train.protect.corpus: none {NOWHERE.format('none')}"),
+    (  # owner/name would be a data set of the hub, but none has such an ending
+        "merge: {protect: {corpus: texts/own.jsonl}}\n",
+        f":5:27  merge.protect.corpus: texts/own.jsonl {NOWHERE.format('texts/own.jsonl')}",
+    ),
     ("templates: facts.json\n", ":5:12  templates: facts.json (text) is a file; allowed: a folder"),
     ("output: facts.json\n", ":5:9  output: facts.json (text) is a file; allowed: a folder, new or not"),
-    # combinations
-    (
-        "train: {mini_batch: 11}\n",
-        (
-            ":5:9  train.mini_batch: 11, while edits.batch_size is 10; allowed: at most 10; "
-            "a mini-batch cannot hold more facts than an edit batch"
-        ),
-    ),
-    (
-        "merge:\n  onto: previous\n  when: end\n",
-        (
-            ":6:3  merge.onto: previous, while merge.when is end: a single merge has no previous result; "
-            "allowed: onto: base, or when: each"
-        ),
-    ),
+    # a merge that keeps nothing, a weight that does nothing
     (
         "merge:\n  method: ties\n  parameters: {density: 0.3, weight: 0.5, normalize: true}\n",
         f":7:43  merge.parameters.normalize: {NOTHING}; {FIX}",
@@ -278,23 +311,6 @@ BAD: list[tuple[str, str]] = [
         "merge: {parameters: {weight: [{val: 1}]}}\n",
         (":5:32  merge.parameters.weight[0].val: unknown key; known here: filter, value; did you mean 'value'?"),
     ),
-    # keys passed on
-    (
-        "train: {extra: {learning_rate: 1}}\n",
-        (":5:17  train.extra.learning_rate: the recipe sets this key itself; set it with 'train.learning_rate'"),
-    ),
-    ("train: {extra: {packing: true}}\n", f":5:17  train.extra.packing: this key must not be set; {SHARE}"),
-    (
-        "train: {extra: {resume_from_checkpoint: x}}\n",
-        (
-            ":5:17  train.extra.resume_from_checkpoint: this key must not be set; "
-            "it skips the new batch's steps (LLaMA-Factory issue 6350)"
-        ),
-    ),
-    (
-        "merge: {extra: {dtype: float32}}\n",
-        ":5:17  merge.extra.dtype: the recipe sets this key itself; set it with 'merge.dtype'",
-    ),
     # YAML itself: nothing else is reported
     ("train:\n\tepochs: 0\nzzz: 1\n", ":6:1  a tab in the indentation; allowed: spaces; indent with spaces"),
     ("name: again\nzzz: 1\n", ":5:1  name: the key is there twice (first in line 1); allowed: each key once"),
@@ -302,44 +318,51 @@ BAD: list[tuple[str, str]] = [
     ("---\nname: b\n", ":5:1  a second document begins here ('---'); allowed: one document per file"),
 ]
 
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipes folder with a data file, beside the current folder."""
-    (tmp_path / "cwd").mkdir()
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "facts.json").write_text("[]")
-    (tmp_path / "cwd" / "facts.json").write_text("[]")
-    monkeypatch.chdir(tmp_path / "cwd")
-    return tmp_path / "recipes"
-
-
-def load(folder: Path, text: str, *overrides: str, methods: Any = METHODS) -> Recipe:
-    path = folder / "r.yaml"
-    path.write_text(text)
-    return load_recipe(path, overrides, methods)
-
-
-def problems(folder: Path, text: str, *overrides: str) -> list[str]:
-    with pytest.raises(RecipeError) as caught:
-        load(folder, text, *overrides)
-    return [str(p).removeprefix(str(folder / "r.yaml")) for p in caught.value.problems]
+# keys of upstream's own that a recipe may not pass on
+TAKEN = "the recipe sets this key itself; set it with"
+NEVER = "this key must not be set;"
+PER_SAMPLE = f"{NEVER} it breaks per-sample stopping:"
+EXTRA = {
+    "train.learning_rate": f"{TAKEN} 'train.learning_rate'",
+    "train.lora_rank": f"{TAKEN} 'train.lora.rank'",
+    "train.lora_alpha": f"{TAKEN} 'train.lora.alpha'",
+    "train.lora_target": f"{TAKEN} 'train.modules'",
+    "train.finetuning_type": f"{NEVER} it follows from train.lora (freeze, or lora)",
+    "train.resume_from_checkpoint": f"{NEVER} it skips the new batch's steps (LLaMA-Factory issue 6350)",
+    "train.adapter_name_or_path": f"{NEVER} each batch trains an adapter of its own",
+    "train.use_dora": f"{NEVER} mergekit merges LoRA's form only",
+    "train.packing": f"{PER_SAMPLE} several facts would share one sequence",
+    "train.deepspeed": f"{PER_SAMPLE} its engine steps inside backward(), "
+    "where a learned fact can no longer be left out",
+    "train.fsdp": f"{PER_SAMPLE} the inner loop and protection need whole matrices; "
+    "train.launch.processes shares facts",
+    "train.use_ray": f"{PER_SAMPLE} Ray's workers take no callbacks of ours; train.launch.processes starts torchrun",
+    "merge.dtype": f"{TAKEN} 'merge.dtype'",
+    "merge.models": "the recipe sets this key itself; kedit_glue names the tuned model of each batch",
+}
 
 
 @pytest.mark.parametrize(("body", "expected"), BAD, ids=[repr(body) for body, _ in BAD])
-def test_bad(body: str, expected: str, folder: Path) -> None:
+def test_bad(body: str, expected: str, folder: Path, problems: Problems) -> None:
     if "{cwd}" in expected or "{{" in expected:
         expected = expected.format(cwd=Path.cwd(), folder=folder)
-    assert problems(folder, HEAD + body) == [expected]
+    assert problems(HEAD + body) == [expected]
 
 
-def test_bad_heads(folder: Path) -> None:
-    assert problems(folder, "{}") == [
+@pytest.mark.parametrize("key", EXTRA)
+def test_keys_that_are_not_passed_on(key: str, problems: Problems) -> None:
+    section, name = key.split(".")
+    body = f"{section}: {{extra: {{{name}: x}}}}\n"
+    assert problems(HEAD + body) == [f":5:17  {section}.extra.{name}: {EXTRA[key]}"]
+
+
+def test_bad_heads(folder: Path, problems: Problems) -> None:
+    assert problems("{}") == [
         f"  name: missing; allowed: {NAME}; this key is required",
         f"  model: missing; allowed: {MODEL}; this key is required",
         ("  edits: missing; allowed: a mapping of keys: source, format, limit, batch_size; this key is required"),
     ]
-    assert problems(folder, f"name: {'a' * 65}\nmodel: smolm2-135m\nedits:\n") == [
+    assert problems(f"name: {'a' * 65}\nmodel: smolm2-135m\nedits:\n") == [
         f":1:7  name: {'a' * 57}... (text); allowed: {NAME}",
         f":2:8  model: smolm2-135m (text); allowed: {MODEL}; did you mean 'smollm2-135m'?",
         (
@@ -348,7 +371,7 @@ def test_bad_heads(folder: Path) -> None:
             "this key is required"
         ),
     ]
-    assert problems(folder, "name: ../x\nmodel: ./none\nedits: {source: no.json}\n") == [
+    assert problems("name: ../x\nmodel: ./none\nedits: {source: no.json}\n") == [
         f":1:7  name: ../x (text); allowed: {NAME}",
         f":2:8  model: ./none (text); allowed: {MODEL}",
         (
@@ -356,7 +379,7 @@ def test_bad_heads(folder: Path) -> None:
             f"looked for {Path.cwd()}/no.json and {folder}/no.json"
         ),
     ]
-    assert problems(folder, f"name: no\nmodel: ~nobody-x/a\nedits: {{source: {'x' * 300}}}\n") == [
+    assert problems(f"name: no\nmodel: ~nobody-x/a\nedits: {{source: {'x' * 300}}}\n") == [
         f':1:7  name: no (true/false); allowed: {NAME}; if it is text, put it in quotes: "no"',
         ":2:8  model: ~nobody-x/a (text); allowed: a path; Could not determine home directory.",
         f":3:17  edits.source: {'x' * 57}... (text); allowed: a path; File name too long",

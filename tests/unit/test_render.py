@@ -62,13 +62,17 @@ def test_the_users_folder_is_searched_first_and_the_projects_next(own: Path) -> 
     assert yaml.safe_load(render("merge.yaml", {"method": "ties"}, own)) == {"merge_method": "ties", "mine": True}
     shipped = template_folders(None)
     assert template_folders(own) == [own, *shipped]
-    assert {p.name for p in shipped[0].glob("*.j2")} >= {"train.yaml.j2", "merge.yaml.j2", "rsft.yaml.j2"}
+    assert {p.name for p in shipped[0].glob("*.j2")} == {
+        f"{name}.yaml.j2" for name in ("train", "merge", "merge_file", "rsft")
+    }
 
 
 def test_a_users_template_can_include_the_projects(own: Path) -> None:
     write(own, "merge.yaml", "{% include 'rsft.yaml.j2' %}")
-    with pytest.raises(RenderError, match=r"templates/rsft.yaml.j2, line \d+: UndefinedError: 'run' is undefined"):
+    with pytest.raises(RenderError, match=r"templates/rsft.yaml.j2, line \d+: UndefinedError: 'batch' is undefined"):
         render("merge.yaml", {}, own)
+    values = {"batch": 0, "order": "depth", "inner_steps": 4, "loss_threshold": 0.1, "trainable": "x", "protect": None}
+    assert yaml.safe_load(render("merge.yaml", values, own))["inner_steps"] == 4
 
 
 BAD = [

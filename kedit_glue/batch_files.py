@@ -1,0 +1,124 @@
+"""The files of one edit batch: LLaMA-Factory's data and YAML, R-SFT's settings, mergekit's YAML. Pure functions."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kedit_glue import modules
+from kedit_glue.merging import Tuned, fill_in, merge_formats, merge_inputs
+from kedit_glue.recipe_schema import Recipe
+from kedit_glue.stages import Fact, Place, Rendered
+
+DATASET_INFO = {"edits": {"file_name": "edits.json", "columns": {"prompt": "instruction", "response": "output"}}}
+"""LLaMA-Factory's description of ``edits.json``."""
+TEMPLATES: Mapping[str, str | None] = {"bare": "empty", "chat": None}
+"""``train.template`` -> LLaMA-Factory's: None makes it read the model's own (0.9.5, data/template.py:631)."""
+
+
+def samples(batch: Sequence[Fact]) -> list[dict[str, str]]:
+    """``edits.json``: each fact's prompt, then what else is trained on for it."""
+    return [
+        {
+            "id": fact["id"],
+            "prompt": sample["prompt"],
+            "target_new": fact["target_new"],
+            "instruction": sample["prompt"],
+            "output": sample["response"],
+        }
+        for fact in batch
+        for sample in (fact, *fact.get("also_trained", ()))
+    ]
+
+
+def train_yaml(recipe: Recipe, place: Place, number: int, facts: int, model: str, what: modules.Trained) -> Rendered:
+    """LLaMA-Factory's YAML for a batch of ``facts`` facts, trained from ``model``."""
+    train = recipe.train
+    folder = place.folder / batch_name(number)
+    path = folder / "train.yaml"
+    each = train.mini_batch // train.launch.processes
+    must_say = {
+        "model_name_or_path": model,
+        "learning_rate": train.learning_rate,
+        "num_train_epochs": train.epochs,
+        "per_device_train_batch_size": each,
+        "output_dir": str(folder / "tuned"),
+        "seed": recipe.seed,
+        "finetuning_type": "lora" if train.lora.rank else "freeze",
+    }
+    lora_alpha = train.lora.alpha or 2 * train.lora.rank
+    if train.lora.rank:
+        must_say |= {"lora_rank": train.lora.rank, "lora_alpha": lora_alpha}
+    return Rendered(
+        path,
+        "train.yaml",
+        {
+            "batch": number,
+            "train": train,
+            "facts": facts,
+            "here": shlex.quote(str(path)),
+            "model": model,
+            "trust_remote_code": recipe.trust_remote_code,
+            "freeze_modules": what.freeze_modules,
+            "freeze_layers": what.freeze_layers,
+            "freeze_extra_modules": what.freeze_extra_modules,
+            "lora_target": what.lora_target,
+            "lora_alpha": lora_alpha,
+            "template": TEMPLATES.get(train.template, train.template),
+            "per_device": each,
+            "processes": train.launch.processes,
+            "dataset_dir": str(folder),
+            "output_dir": str(folder / "tuned"),
+            "cpu": place.device == "cpu",
+            "seed": recipe.seed,
+        },
+        must_say,
+    )
+
+
+def rsft_yaml(recipe: Recipe, place: Place, number: int, what: modules.Trained, protect: Path | None) -> Rendered:
+    """R-SFT's settings for a batch; ``protect`` is the file of directions."""
+    settings: dict[str, Any] = {
+        "inner_steps": recipe.train.steps_in_a_row,
+        "loss_threshold": recipe.train.loss_threshold,
+        "trainable": what.pattern,
+    }
+    kept = {"protect": str(protect)} if protect else {}
+    return Rendered(
+        place.folder / batch_name(number) / "rsft.yaml",
+        "rsft.yaml",
+        {"batch": number, "order": recipe.train.order, "protect": None, **settings, **kept},
+        {**settings, **kept},  # a template of the user's must not drop one in silence
+    )
+
+
+def merge_yaml(recipe: Recipe, place: Place, number: int, onto: str, before: str, tuned: Sequence[Tuned]) -> Rendered:
+    """mergekit's YAML: ``tuned`` with ``onto``; ``before`` is the model that batch ``number`` was trained from."""
+    merge = recipe.merge
+    path = place.folder / batch_name(number) / "merge.yaml"
+    common = {"batch": number, "here": shlex.quote(str(path))}
+    if place.merge_file is not None:
+        content = fill_in(place.merge_file, {"original": place.model, "previous": before}, tuned)
+        return Rendered(path, "merge_file.yaml", {**common, "source": merge.file, "content": content}, content)
+    roles = merge_inputs(place.method, merge.parameters, onto, tuned)
+    return Rendered(
+        path,
+        "merge.yaml",
+        {
+            **common,
+            "method": merge.method,
+            "onto": "the model before this batch" if merge.onto == "previous" else "the original",
+            "base_model": roles.base_model,
+            "models": roles.models,
+            "parameters": roles.parameters,
+            **merge_formats(merge.dtype, recipe.train.precision, merge.extra),
+            "extra": merge.extra,
+        },
+        {"merge_method": merge.method} | ({"base_model": roles.base_model} if roles.base_model else {}),
+    )
+
+
+def batch_name(number: int) -> str:
+    return f"batch_{number:03d}"
