@@ -12,8 +12,12 @@ left alone. transformers' Trainer gives the two outer loops; this callback gives
 * after the trainer's step up to ``inner_steps - 1`` more are taken on the same mini-batch;
 * an epoch without a single optimizer step ends the training.
 
-With ``mini_batch: 1`` and ``inner_steps > 1`` that is the paper's depth-first order; with
-``inner_steps: 1`` it is breadth-first (LocFT-BF, arXiv 2509.22072).
+With ``inner_steps > 1`` that is depth first, the paper's order (its mini-batch is one sample); with
+``inner_steps: 1`` it is breadth first (LocFT-BF, arXiv 2509.22072), where a sample that is learned
+drops out until an epoch finds it forgotten.
+
+Several processes (torchrun) share each mini-batch. All of them know every sample's loss, so they agree
+on who is learned and when to stop, and their averaged gradients are those of one process.
 """
 
 from __future__ import annotations
@@ -79,13 +83,22 @@ def sample_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return total / wanted.sum(dim=1).clamp(min=1)
 
 
-def freeze_all_but(model: torch.nn.Module, trainable: str) -> tuple[int, list[str]]:
-    """Narrow ``requires_grad`` to the parameters the expression finds; returns their count and names."""
+def freeze_all_but(model: torch.nn.Module, trainable: str, matrices: bool = False) -> tuple[int, list[str]]:
+    """Narrow ``requires_grad`` to the parameters the expression finds; returns their count and names.
+
+    ``matrices``: leave biases and norms alone as well; a change of theirs reaches every input, protected or not.
+
+    A parameter that LLaMA-Factory made ready for training (float32: 0.9.5, model/adapter.py:140) and that is
+    not trained after all gets its number format back.
+    """
     pattern = re.compile(trainable)
+    stored = next((p.dtype for p in model.parameters() if not p.requires_grad), next(model.parameters()).dtype)
     names = []
     count = 0
     for name, parameter in model.named_parameters():
-        if not pattern.search(name):
+        if not pattern.search(name) or (matrices and parameter.ndim < 2):
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(stored)
             parameter.requires_grad_(False)
         elif parameter.requires_grad:
             names.append(name)
@@ -98,28 +111,47 @@ def freeze_all_but(model: torch.nn.Module, trainable: str) -> tuple[int, list[st
     return count, names
 
 
-class Protection:
-    """Keeps each trained matrix's change D = W - W0 out of given input directions V: D V = 0.
+def refuse(args: Any) -> None:
+    """ValueError, before the first step, for ways to train that the loops cannot work with."""
+    if args.gradient_accumulation_steps != 1:
+        raise ValueError("R-SFT stops sample by sample: gradient_accumulation_steps must be 1")
+    for name in ("deepspeed", "fsdp"):
+        if getattr(args, name, None):
+            raise ValueError(
+                f"R-SFT cannot train with {name}: it steps or shards where a learned sample can no longer be left "
+                "out; use train.launch.processes"
+            )
 
-    W0 is the matrix as the batch's training found it. As every batch keeps D V = 0, so does their sum,
-    and so does a merge that scales D.
+
+# -- several processes ----------------------------------------------------------------------------
+
+
+def processes() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def process_number() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def gathered(own: Any) -> list[Any]:
+    """What each process has to say, in their order."""
+    if processes() == 1:
+        return [own]
+    everyone: list[Any] = [None] * processes()
+    torch.distributed.all_gather_object(everyone, own)
+    return everyone
+
+
+def active_wrapper() -> Any:
+    """The DistributedDataParallel whose forward pass this is, None in a single process.
+
+    The trainer hands callbacks the bare model only (transformers 5.6.0, trainer.py); torch's own compiler asks the
+    same way (torch 2.11, nn/parallel/distributed.py, _get_active_ddp_module).
     """
-
-    def __init__(self, model: torch.nn.Module, file: str):
-        from safetensors.torch import load_file
-
-        directions = load_file(file)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim == 2}
-        if missing := sorted(trained.keys() - directions.keys()):
-            raise ValueError(f"{file} holds no directions for {', '.join(missing[:3])}: it was made for other layers")
-        self.matrices = [(p, p.detach().clone(), directions[name].to(p)) for name, p in trained.items()]
-
-    def apply(self) -> None:
-        """After an optimizer step: take the part of the change that lies in the directions back."""
-        with torch.no_grad():
-            for weight, start, directions in self.matrices:
-                change = weight - start
-                weight.sub_((change @ directions) @ directions.T)
+    if processes() == 1:
+        return None
+    return torch.nn.parallel.DistributedDataParallel._get_active_ddp_module()
 
 
 class RSFT(TrainerCallback):
@@ -135,9 +167,15 @@ class RSFT(TrainerCallback):
         self.asked_at = [-1] * len(self.traces)
         self.inputs: dict[str, Any] = {}
         self.losses = torch.zeros(0)
-        self.active = torch.zeros(0, dtype=torch.bool)
+        self.active: list[bool] = []
+        """Of the samples in ``rows`` (those of all processes), which still have something to learn."""
+        self.met: set[int] = set()
+        """Samples of this epoch's mini-batches so far; several processes are handed some twice to come out even."""
+        self.mine: list[bool] = []
+        """Of this process's samples of the current mini-batch, which count: not met before."""
+        self.wrapped: Any = None
         self.hooked = False
-        self.protection: Protection | None = None
+        self.protection: Any = None
         self.steps = 0
         self.steps_before_epoch = 0
         self.step_seconds = 0.0
@@ -147,15 +185,14 @@ class RSFT(TrainerCallback):
 
     def on_init_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
         """Before the optimizer is made: freeze what LLaMA-Factory's own options could not name."""
-        count, names = freeze_all_but(model, self.settings.trainable)
+        # else the trainer multiplies our loss by the number of processes (transformers 5.6.0, trainer.py:2021)
+        args.average_tokens_across_devices = False
+        count, names = freeze_all_but(model, self.settings.trainable, matrices=self.settings.protect is not None)
         total = sum(p.numel() for p in model.parameters())
         self.emit({"event": "trainable", "parameters": count, "of": total, "tensors": len(names), "first": names[0]})
 
     def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):  # type: ignore[no-untyped-def]
-        if args.gradient_accumulation_steps != 1:
-            raise ValueError("R-SFT stops sample by sample: gradient_accumulation_steps must be 1")
-        if args.world_size != 1:
-            raise ValueError("R-SFT trains in one process; this run has " + str(args.world_size))
+        refuse(args)
         dataset = train_dataloader.dataset
         if len(dataset) != len(self.traces):
             raise ValueError(f"LLaMA-Factory kept {len(dataset)} of {len(self.traces)} samples (cutoff_len too small?)")
@@ -166,6 +203,8 @@ class RSFT(TrainerCallback):
             if (other := self.row_of.setdefault(tuple(ids), row)) != row:
                 raise ValueError(f"facts {self.traces[other].id} and {self.traces[row].id} train on the same text")
         if self.settings.protect:
+            from kedit_glue.protection import Protection
+
             self.protection = Protection(model, self.settings.protect)
         model.register_forward_hook(self._replace_loss, with_kwargs=True)
         self.hooked = True
@@ -190,6 +229,12 @@ class RSFT(TrainerCallback):
 
     # -- the loops ------------------------------------------------------------------------------
 
+    def on_epoch_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.met = set()
+
+    def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.mine = []
+
     def _replace_loss(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         """Forward hook: the loss becomes the mean over the samples that are not learned yet."""
         if not self.hooked or kwargs.get("labels") is None:
@@ -197,33 +242,66 @@ class RSFT(TrainerCallback):
         self.inputs = kwargs
         losses = sample_losses(output.logits, kwargs["labels"])
         self.losses = losses.detach()
-        self.rows = self._rows()
-        for row, loss in zip(self.rows, self.losses.tolist(), strict=True):
-            if math.isnan(self.traces[row].loss_before):
-                self.traces[row].loss_before = loss
-            self.traces[row].loss_after = loss
-            self.asked_at[row] = self.steps
-        self.active = self.losses >= self.settings.loss_threshold
-        share = self.active.float() / self.active.sum().clamp(min=1)
-        output.loss = (losses * share).sum()
+        self.wrapped = active_wrapper()
+        mine = self._agree(self._rows(), self.losses.tolist())
+        count = sum(self.active)
+        if count == 0 and self.wrapped is None:
+            output.loss = 0.0 * torch.zeros((), device=losses.device, requires_grad=True)  # nothing to go back through
+        else:
+            # processes average their gradients: each gives its sum, times their number, over all that are active
+            share = torch.tensor(mine, device=losses.device) * (processes() / max(count, 1))
+            output.loss = (losses * share).sum()
         return output
 
+    def _agree(self, rows: Sequence[int], losses: Sequence[float]) -> list[float]:
+        """Note every process's losses, and who still learns; returns 1.0 or 0.0 for each of this process's samples."""
+        first = not self.mine
+        everyone = gathered((list(rows), list(losses), self.mine))
+        self.rows, self.active = [], []
+        own: list[bool] = []
+        for rank, (their_rows, their_losses, counted) in enumerate(everyone):
+            if first:
+                counted = [self._is_new(row) for row in their_rows]
+            if rank == process_number():
+                own = counted
+            for row, loss, counts in zip(their_rows, their_losses, counted, strict=True):
+                if counts:
+                    self.rows.append(row)
+                    self.active.append(loss >= self.settings.loss_threshold)
+                    self._note(row, loss)
+        self.mine = own
+        return [float(c and x >= self.settings.loss_threshold) for c, x in zip(own, losses, strict=True)]
+
+    def _is_new(self, row: int) -> bool:
+        """Whether this epoch's mini-batches did not hold the sample before."""
+        new = row not in self.met
+        self.met.add(row)
+        return new
+
+    def _note(self, row: int, loss: float) -> None:
+        trace = self.traces[row]
+        if math.isnan(trace.loss_before):
+            trace.loss_before = loss
+        trace.loss_after = loss
+        self.asked_at[row] = self.steps
+
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):  # type: ignore[no-untyped-def]
-        if self.active.any():
+        if any(self.active):
             self._count_step()
         else:
             optimizer.zero_grad(set_to_none=True)
 
     def on_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if self.protection is not None and self.active.any():
+        if self.protection is not None and any(self.active):
             self.protection.apply()
 
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):  # type: ignore[no-untyped-def]
         """The inner loop: the trainer took one step on this mini-batch; take the others."""
-        if self.active.any():
+        if any(self.active):
+            model = self.wrapped or model  # through the wrapper, which averages the processes' gradients
             for _ in range(self.settings.inner_steps - 1):
                 output = model(**self.inputs)
-                if not self.active.any():
+                if not any(self.active):
                     break
                 output.loss.backward()
                 if args.max_grad_norm and args.max_grad_norm > 0:
@@ -248,7 +326,7 @@ class RSFT(TrainerCallback):
         )
 
     def _rows(self) -> list[int]:
-        """Which samples of the data set the current mini-batch holds."""
+        """Which samples of the data set this process's mini-batch holds."""
         ids, mask = self.inputs["input_ids"].tolist(), self.inputs["attention_mask"].tolist()
         return [
             self.row_of[tuple(i for i, kept in zip(row, kept_row, strict=True) if kept)]
@@ -257,7 +335,7 @@ class RSFT(TrainerCallback):
 
     def _count_step(self) -> None:
         self.steps += 1
-        for row, active in zip(self.rows, self.active.tolist(), strict=True):
+        for row, active in zip(self.rows, self.active, strict=True):
             self.traces[row].steps += active
 
     def on_epoch_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
@@ -277,9 +355,10 @@ class RSFT(TrainerCallback):
                 trace.loss_after = loss
         for trace in self.traces:
             trace.learned = trace.loss_after < self.settings.loss_threshold
-        self.trace_file.write_text(
-            "".join(json.dumps(asdict(t), ensure_ascii=False) + "\n" for t in self.traces), encoding="utf-8"
-        )
+        if process_number() == 0:
+            self.trace_file.write_text(
+                "".join(json.dumps(asdict(t), ensure_ascii=False) + "\n" for t in self.traces), encoding="utf-8"
+            )
         self.emit(
             {
                 "event": "trained",

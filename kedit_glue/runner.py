@@ -39,6 +39,8 @@ class Job:
     name: str
     advice: str = ""
     """What to do when it fails, for the error message."""
+    processes: int = 1
+    """How many processes do it together (torchrun)."""
 
     def file(self, suffix: str) -> Path:
         return self.folder / f"{self.name}.{suffix}"
@@ -88,7 +90,9 @@ class Runner:
 
     def command(self, job: Job) -> list[str]:
         """The command line that does the same by hand."""
-        return [self.python, "-m", "kedit_glue.stage", str(job.file("job.json"))]
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
+        stage = ["-m", "kedit_glue.stage", str(job.file("job.json"))]
+        return [self.python, *(launch if job.processes > 1 else []), *stage]
 
     def write_job(self, job: Job) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +135,7 @@ class Runner:
     def _begin(self, job: Job) -> _Process:
         log = job.file("log")
         log.touch()
-        if self.mode == "command":
+        if self.mode == "command" or job.processes > 1:
             return _Command(self.command(job), log, {**os.environ, **self.environment})
         from kedit_glue.stage import execute_logged
 
@@ -155,7 +159,7 @@ class Runner:
                 if isinstance(found, dict):
                     return found
             what = f"exit code 0, but its result {job.file('result.json')} is not one"
-        tail = last_lines(log)
+        tail = last_lines(log, cut=job.processes > 1)
         if any("No space left on device" in line for line in tail):
             what += " (no space left on the disk: make room first)"
         raise StageFailed(job, shlex.join(self.command(job)), what, log, tail)
@@ -229,13 +233,23 @@ def _parsed(line: bytes) -> Any:
         return None
 
 
-def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
-    """The last lines of a log, each cut; of a progress bar's redrawn line, only its last state."""
+LAUNCHER = "torch/distributed/run.py"
+
+
+def last_lines(log: Path, count: int = LAST_LINES, cut: bool = False) -> list[str]:
+    """The last lines of a log, each shortened; of a progress bar's redrawn line, only its last state.
+
+    ``cut`` leaves out torchrun's own traceback, which follows the one that tells.
+    """
     if not log.is_file():
         return []
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 65536))
         text = file.read().decode("utf-8", errors="replace")
     lines = [line.rstrip().rpartition("\r")[2] for line in text.split("\n")]
-    lines = [line for line in lines if line.strip()][-count:]
+    lines = [line for line in lines if line.strip()]
+    if cut and (launcher := next((i for i, line in enumerate(lines) if LAUNCHER in line), 0)):
+        heads = [i for i, line in enumerate(lines[:launcher]) if line.startswith("Traceback")]
+        lines = lines[: heads[-1]] if heads else lines
+    lines = lines[-count:]
     return [line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + " …" for line in lines]

@@ -23,6 +23,7 @@ FUNCTIONS = {
     "convert": ("kedit_glue.tools.model", "convert"),
     "prepare": ("kedit_glue.tools.prepare", "prepare"),
     "protect": ("kedit_glue.tools.protect", "directions"),
+    "project": ("kedit_glue.tools.protect", "project"),
     "train": ("kedit_glue.tools.llamafactory", "train"),
     "merge": ("kedit_glue.tools.mergekit", "merge"),
     "score": ("kedit_glue.tools.easyedit", "score"),
@@ -43,6 +44,11 @@ def quiet_environment(offline: bool) -> dict[str, str]:
     return settings
 
 
+def first_process() -> bool:
+    """Of several processes that do a stage together (torchrun) one speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def execute(job_file: str) -> None:
     """Do one job; raises what the tool raises."""
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
@@ -50,7 +56,8 @@ def execute(job_file: str) -> None:
     with open(job["events"], "a", encoding="utf-8", buffering=1) as events:
 
         def emit(event: Mapping[str, Any]) -> None:
-            events.write(json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n")
+            if first_process():
+                events.write(json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n")
 
         emit({"event": "started", "pid": os.getpid()})
         if job.get("threads"):
@@ -61,7 +68,8 @@ def execute(job_file: str) -> None:
         started = time.monotonic()
         result = work(job["arguments"], emit)
         emit({"event": "finished", "seconds": round(time.monotonic() - started, 3)})
-    write_json(Path(job["result"]), result)
+    if first_process():
+        write_json(Path(job["result"]), result)
 
 
 def execute_logged(job_file: str, log_file: str) -> None:

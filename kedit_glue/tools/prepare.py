@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from kedit_glue.corpus import read_corpus
 
 
 def prepare(job: Mapping[str, Any], emit: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
     """Adds to each fact in ``job['facts']`` the text that LLaMA-Factory trains on.
 
-    With the template ``empty`` nothing ends the answer (LLaMA-Factory 0.9.5, data/template.py:890),
+    With the bare prompt (template ``empty``) nothing ends the answer (LLaMA-Factory 0.9.5, data/template.py:890),
     so the tokenizer's end-of-sequence text is put behind the target; and the target is given its
     leading space exactly where ``prompt + ' ' + target`` tokenizes so, which is what scoring asks.
     Writes ``job['output']`` (the usable facts); returns those left out, with the reason.
@@ -22,9 +26,11 @@ def prepare(job: Mapping[str, Any], emit: Callable[[Mapping[str, Any]], None]) -
     if tokenizer.eos_token is None:
         raise ValueError(f"the tokenizer in {job['model']} has no end-of-sequence token")
     facts = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
+    contexts = context_sentences(job["context_texts"]) if job["contexts"] else []
     usable, left_out = [], []
     for fact in facts:
         trained, scored = split_rephrasings(fact["rephrase_prompts"], job["rephrasings"])
+        trained += in_contexts(fact["prompt"], contexts, fact["id"], job["seed"], job["contexts"])
         try:
             response, *others = (
                 response_text(tokenizer, prompt, fact["target_new"], job["template"])
@@ -63,6 +69,24 @@ def split_rephrasings(rephrasings: list[str], count: int) -> tuple[list[str], li
     return trained, [r for r in rephrasings if r not in trained]
 
 
+CONTEXT_WORDS = range(5, 16)
+
+
+def context_sentences(corpus: str | None) -> list[str]:
+    """Short sentences of a general text, each once: what a fact's prompt is put behind."""
+    found = [s.strip() for text in read_corpus(corpus) for s in re.findall(r"[^.!?]+[.!?]", text)]
+    short = [s for s in dict.fromkeys(found) if len(s.split()) in CONTEXT_WORDS]
+    if not short:
+        raise ValueError(f"train.contexts: {corpus or 'the shipped text'} holds no sentence of 5 to 15 words")
+    return short
+
+
+def in_contexts(prompt: str, sentences: Sequence[str], fact: str, seed: int, count: int) -> list[str]:
+    """The prompt behind ``count`` sentences (as ROME's context templates), drawn by the seed and the fact's id."""
+    drawn = random.Random(f"{seed} {fact}").sample(list(sentences), min(count, len(sentences)))
+    return [f"{sentence} {prompt}" for sentence in drawn]
+
+
 def encode(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
@@ -72,7 +96,7 @@ def response_text(tokenizer: Any, prompt: str, target: str, template: str) -> st
     """What follows the prompt in training. Raises ValueError for a target that is no token at all."""
     if not encode(tokenizer, target):
         raise ValueError(f"the target {target!r} tokenizes to nothing")
-    if template != "empty":
+    if template not in ("bare", "empty"):
         return target  # a chat template brings its own separator and end
     joint = encode(tokenizer, f"{prompt} {target}")
     for response in (f" {target}", target):

@@ -7,11 +7,13 @@ import os
 import shlex
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kedit_glue import stage
 from kedit_glue.runner import LAST_LINES, Job, Runner, StageFailed, last_lines, signal_name
 from kedit_glue.stage import quiet_environment
 
@@ -158,3 +160,66 @@ def test_what_tools_get_on_top(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_signals_without_a_name() -> None:
     assert signal_name(signal.SIGKILL) == "SIGKILL"
     assert signal_name(40) == "signal 40"
+
+
+# -- several processes --------------------------------------------------------------------------
+
+
+def test_several_processes_are_torchruns(runner: Runner, job: Job) -> None:
+    stage_command = ["-m", "kedit_glue.stage", str(job.file("job.json"))]
+    assert runner.command(job) == [runner.python, *stage_command]
+    assert runner.command(replace(job, processes=2)) == [
+        runner.python,
+        *["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+        *stage_command,
+    ]
+
+
+@pytest.mark.parametrize("mode", ["command", "spawn", "warm"])
+def test_several_processes_are_started_by_their_command_in_every_mode(
+    mode: str, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runner, "start", lambda self: None)  # no server
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\necho "$@" > "$(dirname "$0")/arguments"\necho "{\\"quiet\\": \\"$QUIET\\"}" > '
+        f"'{job.file('result.json')}'\n"
+    )
+    python.chmod(0o755)
+    shared = replace(job, processes=3)
+    runner = Runner(mode, {"QUIET": "yes"}, python=str(python))
+    assert runner.run(shared) == {"quiet": "yes"}, "with the tools' environment"
+    assert (tmp_path / "arguments").read_text().split() == runner.command(shared)[1:]
+
+
+@pytest.mark.parametrize(("rank", "speaks"), [(None, True), ("0", True), ("1", False)])
+def test_one_of_several_processes_speaks_for_all(
+    rank: str | None, speaks: bool, runner: Runner, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``stage.execute`` as each process of torchrun runs it, here with a tool of ours."""
+    if rank is None:
+        monkeypatch.delenv("RANK", raising=False)
+    else:
+        monkeypatch.setenv("RANK", rank)
+    worked: list[Mapping[str, Any]] = []
+
+    def tool(arguments: Mapping[str, Any], emit: Any) -> dict[str, Any]:
+        worked.append(arguments)
+        emit({"event": "step"})
+        return {"rank": rank}
+
+    monkeypatch.setattr(stage, "a_tool", tool, raising=False)
+    monkeypatch.setitem(stage.FUNCTIONS, "merge", ("kedit_glue.stage", "a_tool"))
+    runner.write_job(job)
+    stage.execute(str(job.file("job.json")))
+    assert worked == [dict(job.arguments)], "each does the work"
+    told = [json.loads(line)["event"] for line in job.file("events.jsonl").read_text().splitlines()]
+    assert told == (["started", "step", "finished"] if speaks else [])
+    assert job.file("result.json").is_file() == speaks
+
+
+def test_every_function_of_a_stage_is_there() -> None:
+    """By name, without importing the tools' own imports."""
+    for module, function in stage.FUNCTIONS.values():
+        source = Path(stage.__file__).parent / f"{module.removeprefix('kedit_glue.').replace('.', '/')}.py"
+        assert f"def {function}(" in source.read_text(encoding="utf-8"), (module, function)
