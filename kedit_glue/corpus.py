@@ -1,25 +1,96 @@
-"""General texts from a file: JSON lines or a JSON list of objects with ``text``, or plain paragraphs."""
+"""General texts: a file, a data set (folder or hub), or the small text that ships with the project.
+
+A file holds JSON lines or a JSON list of objects with ``text``, or plain paragraphs.
+"""
 
 from __future__ import annotations
 
+import importlib.resources
 import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from kedit_glue.models import HUB_ID
+
+SHIPPED = "background_text.jsonl"
+FROM_DATA_SET = 1000
+"""So many texts of a data set are read where the recipe does not say how many."""
+FILES = frozenset([".txt", ".md", ".json", ".jsonl", ".csv", ".parquet"])
+
 
 class CorpusError(ValueError):
-    """The file holds no texts; the message says what was found and what is allowed."""
+    """There are no texts to be had; the message says what was found and what is allowed."""
+
+
+def shipped() -> Path:
+    """The project's own general text (``recipes/data/README.md``): beside the package, or inside an installed one."""
+    beside_package = Path(__file__).resolve().parent.parent / "recipes" / "data"
+    installed = Path(str(importlib.resources.files("kedit_glue"))) / "data"
+    return (beside_package if beside_package.is_dir() else installed) / SHIPPED
+
+
+def name_of(corpus: str | None) -> str:
+    """A short name for file names: the file's without its ending, the data set's with ``_`` for ``/`` and ``:``."""
+    path = Path(SHIPPED if corpus is None else corpus)
+    if corpus is None or path.suffix in FILES or path.is_file():
+        return path.stem
+    return corpus.strip("/").replace("/", "_").replace(":", "_")
+
+
+def read_corpus(corpus: str | None, texts: int | None = None) -> list[str]:
+    """The first ``texts`` texts of ``corpus``, in order, without empty ones.
+
+    ``corpus``: None (the text that is shipped), the path of a file, or a data set - a folder or hub id
+    ``owner/name``, with ``:split`` where that is not ``train`` - whose column ``text`` is read.
+    ``texts`` None: all of a file, 1,000 of a data set. Raises CorpusError.
+    """
+    if corpus is None:
+        return read_texts(shipped())[:texts]
+    if Path(corpus).is_file():
+        return read_texts(Path(corpus))[:texts]
+    name, _, split = corpus.partition(":")
+    if not Path(name).is_dir() and (not HUB_ID.fullmatch(name) or Path(name).suffix in FILES):
+        raise CorpusError(f"{corpus!r} is neither a file that exists nor a data set owner/name[:split]")
+    found = list(islice(_data_set(name, split or "train"), texts or FROM_DATA_SET))
+    if not found:
+        raise CorpusError(f"data set {corpus} holds no text")
+    return found
+
+
+def _data_set(name: str, split: str) -> Iterator[str]:
+    """The column ``text`` of a data set, streamed: no more is read than is asked for."""
+    import datasets
+
+    try:
+        for record in datasets.load_dataset(name, split=split, streaming=True):
+            text = record.get("text")
+            if "text" not in record:
+                raise CorpusError(f"data set {name} has no column 'text'; its columns are {', '.join(record)}")
+            if isinstance(text, str) and text.strip():
+                yield text.strip()
+    except CorpusError:
+        raise
+    except Exception as error:  # the library raises some ten kinds, from its own to those of the network's
+        raise CorpusError(
+            f"data set {name} (split {split}) cannot be read: {type(error).__name__}: {error}. "
+            "Offline only a file, a folder or a data set fetched before will do"
+        ) from error
 
 
 def read_texts(path: Path) -> list[str]:
     """The texts of a file, in order, without empty ones."""
     content = path.read_text(encoding="utf-8")
-    if path.suffix == ".jsonl":
-        records: list[Any] = [json.loads(line) for line in content.splitlines() if line.strip()]
-    elif path.suffix == ".json":
-        records = json.loads(content)
-    else:
-        records = content.split("\n\n")
+    try:
+        if path.suffix == ".jsonl":
+            records: list[Any] = [json.loads(line) for line in content.splitlines() if line.strip()]
+        elif path.suffix == ".json":
+            records = json.loads(content)
+        else:
+            records = content.split("\n\n")
+    except ValueError as error:
+        raise CorpusError(f"{path} is no JSON: {error}") from error
     texts = [_text(record, path).strip() for record in records]
     if not any(texts):
         raise CorpusError(f"{path} holds no text")

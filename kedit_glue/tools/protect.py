@@ -1,123 +1,288 @@
 """Input directions that general text uses, to be kept free of change while facts are learned.
 
-For each trained matrix W the second moment C = sum x x^T of its inputs over a corpus; its leading
-eigenvectors V span what ordinary text feeds into W. R-SFT then keeps (W - W0) V = 0, so ordinary
-inputs meet the matrix they knew. Kin to null-space editing (AlphaEdit, arXiv 2410.02355).
+For each trained matrix W the second moment C = sum x xᵀ of its inputs over a corpus; its leading
+eigenvectors V span what ordinary text feeds into W. With (W - W0) V = 0 ordinary inputs meet the
+matrix they knew. Kin to null-space editing (AlphaEdit, arXiv 2410.02355); ``protection.py`` says
+what is done with the directions.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kedit_glue.corpus import read_texts
+from kedit_glue import models, moments
+from kedit_glue.atomic import link_or_copy
+from kedit_glue.corpus import name_of, read_corpus
+from kedit_glue.tools.moments import ensure
 
 Emit = Callable[[Mapping[str, Any]], None]
-BATCH = 16
-MAX_TOKENS = 96  # of each text
+WEIGHTS = frozenset([".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf"])
+
+
+# -- a model and a corpus to directions -----------------------------------------------------------
 
 
 def directions(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
-    """Write ``job['output']``: a safetensors file, parameter name -> V [inputs, k], orthonormal columns.
+    """Write ``job['output']``: a safetensors file, parameter name -> U [inputs, k], float32.
 
-    ``job``: ``model`` (folder), ``corpus`` (file), ``trainable`` (regular expression), ``directions``
-    (k), ``device``, ``trust_remote_code``. Returns the number of tokens and the mean share of the
-    inputs' energy (trace of C) that the k directions hold.
+    ``job``: ``model`` (folder), ``corpus`` (file, data set or None: ``corpus.read_corpus``), ``texts``
+    (how many, None: all), ``trainable`` (regular expression), ``directions`` (k) or ``energy`` (the
+    fewest eigenvectors that hold this share of C's trace, for each matrix), ``strength`` (None: hard;
+    lambda: soft, then without either of them over all directions), ``device``, ``trust_remote_code``,
+    ``cache`` (folder of statistics, None: the project's own), ``output``. The file's metadata
+    (``protection.ABOUT``, JSON): ``mode`` (hard, soft), ``strength``, ``energy``, ``k``, ``inputs_first``.
+
+    Returns ``tokens``, ``matrices``, the mean share ``energy`` of the trace and the mean number
+    ``directions``, where the ``moments`` came from, ``moments_bytes`` on disk, and the seconds.
     """
     import torch
     from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    texts = read_texts(Path(job["corpus"]))
-    tokenizer = AutoTokenizer.from_pretrained(job["model"], trust_remote_code=job["trust_remote_code"])
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    model = AutoModelForCausalLM.from_pretrained(
-        job["model"], trust_remote_code=job["trust_remote_code"], dtype=torch.float32
-    ).to(job["device"])
-    pattern = re.compile(job["trainable"])
-    names = [name for name, p in model.named_parameters() if pattern.search(name) and p.ndim == 2]
-    sums, tokens = second_moments(model.eval(), tokenizer, texts, names, emit)
-    found, shares = {}, []
-    known: dict[int, Any] = {}  # matrices that read the same input share one moment
-    for position, (name, moment) in enumerate(sums.items(), 1):
-        if id(moment) not in known:
-            known[id(moment)] = leading(moment, job["directions"])
-        vectors, share = known[id(moment)]
-        found[name] = vectors.clone()
+    from kedit_glue import protection
+
+    count, energy, strength = job.get("directions"), job.get("energy"), job.get("strength")
+    check_settings(count, energy, strength)
+    started = time.monotonic()
+    model, device, remote = Path(job["model"]), job["device"], job["trust_remote_code"]
+    texts = read_corpus(job.get("corpus"), job.get("texts"))
+    place = moments.place(Path(job.get("cache") or models.cache_dir()), model, name_of(job.get("corpus")), texts)
+    shapes = matrices(model, job["trainable"], remote)
+    modules = {name: name.rpartition(".")[0] for name in shapes}
+
+    new = ensure(model, list(modules.values()), texts, place, emit, device, remote)
+    source = "computed" if new else "from the cache"
+    seconds_moments = time.monotonic() - started
+
+    found: dict[str, Any] = {}
+    shares, tokens = [], 0
+    known: dict[tuple[int, int], tuple[Any, float]] = {}  # matrices that read the same input share one file
+    sizes: dict[tuple[int, int], int] = {}
+    for position, (name, (inputs, _)) in enumerate(shapes.items(), 1):
+        file = place.file(modules[name])
+        status = file.stat()
+        inode = (status.st_dev, status.st_ino)
+        if inode not in known:
+            tokens, moment = moments.read(file, inputs)
+            sizes[inode] = status.st_size
+            try:
+                known[inode] = leading(moment, count, energy, strength, device)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        columns, share = known[inode]
+        found[name] = torch.from_numpy(columns).clone()
         shares.append(share)
-        emit({"event": "directions", "position": position, "of": len(sums)})
-    save_file(found, job["output"])
-    return {"tokens": tokens, "matrices": len(found), "energy": sum(shares) / len(shares)}
+        emit({"event": "directions", "position": position, "of": len(shapes)})
+    about = {
+        "mode": "hard" if strength is None else "soft",
+        "strength": strength,
+        "energy": energy,
+        "k": {name: columns.shape[1] for name, columns in found.items()},
+        "inputs_first": [name for name, (_, inputs_first) in shapes.items() if inputs_first],
+    }
+    save_file(found, job["output"], metadata={protection.ABOUT: json.dumps(about)})
+    result = {
+        "tokens": tokens,
+        "matrices": len(found),
+        "energy": sum(shares) / len(shares),
+        "directions": sum(columns.shape[1] for columns in found.values()) / len(found),
+        "moments": source,
+        "moments_bytes": sum(sizes.values()),
+        "seconds_moments": round(seconds_moments, 3),
+        "seconds_directions": round(time.monotonic() - started - seconds_moments, 3),
+    }
+    emit(
+        {
+            "event": "say",
+            "text": "second moments over {tokens:,} tokens {moments} in {seconds_moments:.1f} s; {directions:.0f} "
+            "directions a matrix in {seconds_directions:.1f} s, they hold {energy:.1%} of the inputs' energy; ".format(
+                **result
+            )
+            + f"{result['moments_bytes'] / 1e6:,.0f} MB kept in {place.folder}",
+        }
+    )
+    return result
 
 
-def second_moments(
-    model: Any, tokenizer: Any, texts: Sequence[str], names: Sequence[str], emit: Emit
-) -> tuple[dict[str, Any], int]:
-    """C [inputs, inputs] (float32) of each named parameter's module, and how many tokens it sums over.
+def check_settings(count: int | None, energy: float | None, strength: float | None) -> None:
+    """Raises ValueError for settings that mean nothing, or two things."""
+    if count is not None and energy is not None:
+        raise ValueError("protect: directions and energy both say how many directions; give one of them")
+    if count is None and energy is None and strength is None:
+        raise ValueError("protect: give directions, energy or strength")
+    if count is not None and count < 1:
+        raise ValueError(f"protect.directions is {count}, and must be at least 1")
+    if energy is not None and not 0 < energy < 1:
+        raise ValueError(f"protect.energy is {energy}, and must lie between 0 and 1")
+    if strength is not None and strength <= 0:
+        raise ValueError(f"protect.strength is {strength}, and must be above 0")
 
-    Modules that read the same tensor (``gate_proj``, ``up_proj``) share one C.
+
+def matrices(model: Path, trainable: str, trust_remote_code: bool) -> dict[str, tuple[int, bool]]:
+    """Matrices that ``trainable`` finds: name -> number of inputs, and whether these come first (Conv1D).
+
+    The model is built without weights. Raises ValueError for what is no linear layer's.
     """
     import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
 
-    modules = dict(model.named_modules())
-    sums: dict[str, Any] = {}
-    real = torch.zeros(0, dtype=torch.bool)  # which positions of the current batch are no padding
-    latest: dict[str, Any] = {"input": None, "name": ""}
-    same: dict[str, str] = {}  # name -> the module before it that reads the same tensor
-
-    def watch(name: str) -> Any:
-        def hook(module: Any, arguments: tuple[Any, ...]) -> None:
-            inputs = arguments[0]
-            if inputs is latest["input"]:
-                same[name] = latest["name"]
-                return
-            latest["input"], latest["name"] = inputs, name
-            rows = inputs[real].float()
-            sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
-
-        return hook
-
-    handles = []
-    for name in names:
-        module = modules[name.rpartition(".")[0]]
-        if not isinstance(module, torch.nn.Linear):
-            raise ValueError(f"train.protect works on linear layers; {name} belongs to a {type(module).__name__}")
-        handles.append(module.register_forward_pre_hook(watch(name)))
-    tokens = 0
-    try:
-        with torch.no_grad():
-            for start in range(0, len(texts), BATCH):
-                batch = tokenizer(
-                    list(texts[start : start + BATCH]),
-                    return_tensors="pt",
-                    padding=True,
-                    truncation=True,
-                    max_length=MAX_TOKENS,
-                ).to(model.device)
-                real = batch["attention_mask"].bool()
-                tokens += int(real.sum())
-                model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-                emit({"event": "corpus", "position": min(start + BATCH, len(texts)), "of": len(texts)})
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: sums[same.get(name, name)] for name in names}, tokens
+    config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        shell = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    known = dict(shell.named_modules())
+    pattern = re.compile(trainable)
+    found = {}
+    for name, parameter in shell.named_parameters():
+        if parameter.ndim < 2 or not pattern.search(name):
+            continue
+        module = known[name.rpartition(".")[0]]
+        if not isinstance(module, torch.nn.Linear | Conv1D):
+            raise ValueError(f"protect works on linear layers; {name} belongs to a {type(module).__name__}")
+        inputs_first = isinstance(module, Conv1D)
+        found[name] = (parameter.shape[0 if inputs_first else 1], inputs_first)
+    if not found:
+        raise ValueError(f"no matrix of the model matches {trainable!r}: check train.modules and train.layers")
+    return found
 
 
-def leading(moment: Any, count: int) -> tuple[Any, float]:
-    """The ``count`` eigenvectors of largest eigenvalue as columns [inputs, count], and their share of the trace."""
+def leading(
+    moment: Any, count: int | None, energy: float | None, strength: float | None, device: str = "cpu"
+) -> tuple[Any, float]:
+    """U [inputs, k] (float32) of a moment [inputs, inputs], and the share of its trace that the k directions hold.
+
+    Leading eigenvectors: ``count`` of them, or the fewest that hold ``energy``, or all. With a ``strength``
+    lambda each is scaled by sqrt(e / (lambda + e)), e its eigenvalue over the mean of all.
+    """
     import numpy
-    import scipy.linalg
-    import torch
 
     size = moment.shape[0]
-    if count >= size:
-        raise ValueError(f"train.protect.directions is {count}, a matrix has only {size} inputs: nothing could change")
-    values, vectors = scipy.linalg.eigh(
-        moment.double().cpu().numpy(), subset_by_index=[size - count, size - 1], driver="evr", overwrite_a=True
-    )
-    share = float(values.sum() / max(float(torch.trace(moment)), 1e-30))
-    return torch.from_numpy(numpy.ascontiguousarray(vectors)).float(), share
+    trace = max(float(numpy.trace(moment, dtype=numpy.float64)), 1e-30)
+    if count is not None and (count > size or (count == size and strength is None)):
+        raise ValueError(f"protect.directions is {count}, a matrix has only {size} inputs: nothing could change")
+    values, vectors = eigenvectors(moment, size if count is None else count, device)
+    if energy is not None:
+        k = min(int(numpy.searchsorted(values.cumsum() / trace, energy)) + 1, size)
+        if k == size and strength is None:
+            raise ValueError(f"protect.energy {energy} takes all {size} directions: nothing could change")
+        values, vectors = values[:k], vectors[:, :k]
+    share = float(values.sum() / trace)
+    if strength is not None:
+        relative = values * size / trace
+        vectors = vectors * numpy.sqrt(relative / (strength + relative))
+    return numpy.ascontiguousarray(vectors, dtype=numpy.float32), share
+
+
+def eigenvectors(moment: Any, count: int, device: str) -> tuple[Any, Any]:
+    """The ``count`` largest eigenvalues, falling, and their eigenvectors as columns; in float64."""
+    size = moment.shape[0]
+    if device == "cpu":
+        import scipy.linalg
+
+        values, vectors = scipy.linalg.eigh(
+            moment.astype("float64"), subset_by_index=[size - count, size - 1], driver="evr", overwrite_a=True
+        )
+    else:
+        import torch
+
+        on_device = torch.linalg.eigh(torch.from_numpy(moment).to(device).double())
+        values, vectors = (part[..., size - count :].cpu().numpy() for part in on_device)
+    return values[::-1].clip(min=0.0), vectors[:, ::-1]
+
+
+# -- a model tuned elsewhere ----------------------------------------------------------------------
+
+
+def project(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
+    """Write ``job['output']``: the model with its change taken out of the directions, once.
+
+    ``job``: ``model`` (folder of the tuned or merged model), ``before`` (folder it was tuned from),
+    ``directions`` (file), ``trainable`` (regular expression, None: all that the file has), ``output``.
+    Matrices become W0 + (W - W0)(I - U Uᵀ), computed in float32, in W's number format; all other
+    tensors stay bit for bit, and shards without a change are hard links.
+
+    Returns the number of ``matrices``, the norm of their change before and after, and the norm of
+    what lies in the directions (the change times U), after rounding to the number format.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    from kedit_glue import protection
+
+    found = protection.read(job["directions"])
+    model, output = Path(job["model"]), Path(job["output"])
+    stored, originals = tensor_files(model), tensor_files(Path(job["before"]))
+    wanted = matched(stored, found.vectors.keys(), job.get("trainable") or "")
+    if strange := sorted(wanted.keys() - originals.keys()):
+        raise ValueError(f"{job['before']} has no tensor {strange[0]}: it is not what {model} was tuned from")
+    output.mkdir(parents=True, exist_ok=True)
+    for file in model.iterdir():
+        if file.is_file() and file.suffix not in WEIGHTS:
+            shutil.copy(file, output / file.name)
+    squares = {"change_before": 0.0, "change_after": 0.0, "in_directions_before": 0.0, "in_directions_after": 0.0}
+    shards = sorted(set(stored.values()))
+    for position, shard in enumerate(shards, 1):
+        names = [name for name in wanted if stored[name] == shard]
+        target = output / shard.name
+        target.unlink(missing_ok=True)
+        if names:
+            tensors = load_file(shard)
+            for name in names:
+                vectors, first = found.vectors[wanted[name]], wanted[name] in found.inputs_first
+                with safe_open(originals[name], framework="pt") as opened:
+                    start = opened.get_tensor(name).float()
+                if start.shape != tensors[name].shape or vectors.shape[0] != start.shape[0 if first else -1]:
+                    raise ValueError(f"{name} has another shape in {job['before']} or in {job['directions']}")
+                change = tensors[name].float() - start
+                tensors[name] = (start + protection.project(change, vectors, first)).to(tensors[name].dtype)
+                for key, part in (("before", change), ("after", tensors[name].float() - start)):
+                    squares[f"change_{key}"] += float(part.norm()) ** 2
+                    squares[f"in_directions_{key}"] += float(((part.T if first else part) @ vectors).norm()) ** 2
+            with safe_open(shard, framework="pt") as opened:
+                save_file(tensors, target, metadata=opened.metadata())
+        else:
+            link_or_copy(shard, target)
+        emit({"event": "directions", "position": position, "of": len(shards)})
+    return {"matrices": len(wanted), **{key: value**0.5 for key, value in squares.items()}}
+
+
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Name of each tensor of a model folder -> the file that holds it."""
+    from safetensors import safe_open
+
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            found.update(dict.fromkeys(opened.keys(), file))
+    if not found:
+        raise ValueError(f"{folder} holds no safetensors file")
+    return found
+
+
+def matched(stored: Mapping[str, Path], known: Any, trainable: str) -> dict[str, str]:
+    """Names of the stored matrices that ``trainable`` finds -> their names among the ``known`` directions.
+
+    Files of some models lack the first part of a parameter's name (``h.0…`` for ``transformer.h.0…``).
+    Raises ValueError where a matrix that was asked for has no directions.
+    """
+    from safetensors import safe_open
+
+    names = {name.partition(".")[2]: name for name in known} | {name: name for name in known}
+    found, missing = {}, []
+    for name, file in stored.items():
+        if not re.search(trainable, name):
+            continue
+        if name in names:
+            found[name] = names[name]
+        elif trainable:
+            with safe_open(file, framework="pt") as opened:
+                if len(opened.get_slice(name).get_shape()) in (2, 3):
+                    missing.append(name)
+    if missing or not found:
+        raise ValueError(f"there are no directions for {', '.join(missing[:3]) or 'any matrix of the model'}")
+    return found

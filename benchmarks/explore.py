@@ -1,0 +1,275 @@
+"""What protection and its rivals do, in a plain training loop: settings side by side on the same facts.
+
+    python benchmarks/explore.py FACTS OUT.jsonl [NAME ...]        # all of SETTINGS, or the named ones
+    python benchmarks/explore.py --table OUT.jsonl [BASELINE]
+
+One edit batch of the first ``--facts`` facts, robust fine-tuning breadth first (mini-batches of 10), then merged with
+the original at each of WEIGHTS. The semantics are R-SFT's (``kedit_glue.rsft``) without the tools around it, so that a
+setting costs a minute or two, and so that what is no feature yet can be tried: ``gradient`` projects the gradient as
+well, ``keys`` takes directions from prompts of other facts of the same file, or from the short facts that are shipped,
+instead of running text or beside it. One line of JSON a setting, with every fact's scores; the table gives means with
+95 % intervals over facts, and paired differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import re
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kedit_glue import corpus, facts, models, modules, scores
+from kedit_glue.rsft import sample_losses
+from kedit_glue.tools import easyedit, easyedit_compat, moments, protect
+
+METRICS = ("edit_success", "generalization", "locality")
+BASE: dict[str, Any] = {"lr": 1e-4, "layers": None, "k": 0, "epochs": 30, "threshold": 0.05}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "unprotected": {},
+    "k 128": {"k": 128},
+    "soft 0.1, k 256": {"strength": 0.1, "k": 256},
+    "k 128, keys of other facts": {"k": 128, "keys": "only"},
+    "energy 0.95": {"energy": 0.95},
+    "k 256": {"k": 256},
+    "k 128, keys beside texts": {"k": 128, "keys": "beside"},
+    "k 128, short facts": {"k": 128, "keys": "short"},
+    "k 128, short facts beside texts": {"k": 128, "keys": "short beside"},
+    "k 256, short facts": {"k": 256, "keys": "short"},
+    "k 128, gradient too": {"k": 128, "gradient": True},
+    "k 64": {"k": 64},
+    "k 128, 65 texts": {"k": 128, "texts": 65},
+    "soft 1, k 256": {"strength": 1.0, "k": 256},
+    "soft 0.1, k 256, gradient too": {"strength": 0.1, "k": 256, "gradient": True},
+    "layers 4-8, lr 3e-4": {"layers": range(4, 9), "lr": 3e-4},
+    "layers 4-8, lr 3e-4, k 128": {"layers": range(4, 9), "lr": 3e-4, "k": 128},
+    "k 128, 2 contexts": {"k": 128, "contexts": 2},
+    "energy 0.9": {"energy": 0.9},
+    "k 32": {"k": 32},
+}
+WEIGHTS = (1.0, 0.7)
+"""Of the tuned model in the merge with the original; 1: no merging."""
+
+
+class Bench:
+    def __init__(self, file: Path, count: int, model: str):
+        self.folder = models.unpack(model)
+        self.model, self.tokenizer = easyedit.load(str(self.folder), "cpu", False)
+        loaded = [asdict(e) for e in facts.load(file, "auto", count + 300).edits]
+        self.facts = [{**f, "id": str(n)} for n, f in enumerate(loaded[:count])]
+        self.others = [f["prompt"] for f in loaded[count:]]
+        self.base = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        self.asker = easyedit.Asker(easyedit_compat.evaluation(), self.model, self.tokenizer, "cpu", lambda event: None)
+        self.texts = corpus.read_texts(Path("recipes/data/general_text.jsonl"))[:40]
+        self.before, self.perplexity = self.ask(), self.word_loss()
+        self.moments: dict[Any, dict[str, Any]] = {}
+
+    def ask(self) -> dict[str, Any]:
+        with torch.no_grad():
+            return {"facts": self.asker.facts(self.facts, METRICS)}
+
+    def word_loss(self) -> float:
+        """Perplexity per token on general text that no direction came from."""
+        total = tokens = 0.0
+        self.tokenizer.padding_side = "left"
+        with torch.no_grad():
+            for start in range(0, len(self.texts), 10):
+                batch = self.tokenizer(
+                    self.texts[start : start + 10], return_tensors="pt", padding=True, truncation=True, max_length=96
+                )
+                labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+                count = (labels[:, 1:] != -100).sum(dim=1)
+                total += float((sample_losses(self.model(**batch).logits, labels) * count).sum())
+                tokens += int(count.sum())
+        return math.exp(total / tokens)
+
+    def directions(self, trained: dict[str, Any], s: dict[str, Any]) -> dict[str, Any]:
+        """Parameter name -> U [inputs, k]."""
+        general = corpus.read_texts(Path("recipes/data/background_text.jsonl"))[: s.get("texts")]
+        short = corpus.read_texts(Path("recipes/data/short_facts.jsonl"))
+        texts = {
+            None: general,
+            "only": self.others,
+            "beside": general + self.others,
+            "short": short,
+            "short beside": general + short,
+        }[s.get("keys")]
+        source = (s.get("texts"), s.get("keys"))
+        held = self.moments.setdefault(source, {})
+        if missing := [n for n in trained if n not in held]:
+            owners = [n.rpartition(".")[0] for n in missing]
+            found = moments_of(self.model, self.tokenizer, owners, texts)
+            held |= {n: found[o] for n, o in zip(missing, owners, strict=True)}
+        made: dict[int, Any] = {}
+        for name in trained:
+            moment = held[name]
+            if id(moment) not in made:
+                columns, _ = protect.leading(moment, s.get("k") or None, s.get("energy"), s.get("strength"))
+                made[id(moment)] = torch.from_numpy(columns)
+        return {name: made[id(held[name])] for name in trained}
+
+    def sample(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
+        head = self.tokenizer.encode(prompt, add_special_tokens=False)
+        answer = [*self.tokenizer.encode(" " + target, add_special_tokens=False), self.tokenizer.eos_token_id]
+        return head + answer, [-100] * len(head) + answer
+
+    def run(self, name: str, seed: int) -> list[dict[str, Any]]:
+        s = {**BASE, **SETTINGS[name]}
+        random.seed(seed)
+        torch.manual_seed(seed)
+        pattern = re.compile(modules.trainable_pattern(["mlp"], s["layers"] and list(s["layers"])))
+        trained = {n: p for n, p in self.model.named_parameters() if pattern.search(n)}
+        with torch.no_grad():
+            for n, p in self.model.named_parameters():
+                p.copy_(self.base[n])
+                p.requires_grad_(n in trained)
+        protected = bool(s["k"] or s.get("energy") or s.get("strength"))
+        vectors = self.directions(trained, s) if protected else {}
+        from kedit_glue.tools.prepare import context_sentences, in_contexts
+
+        sentences = context_sentences(None) if s.get("contexts") else []
+        data = [
+            self.sample(prompt, f["target_new"])
+            for f in self.facts
+            for prompt in [f["prompt"], *in_contexts(f["prompt"], sentences, f["id"], seed, s.get("contexts", 0))]
+        ]
+        optimizer = torch.optim.AdamW(trained.values(), lr=s["lr"], weight_decay=0.0)
+        started, steps = time.monotonic(), 0
+        for _ in range(s["epochs"]):
+            order, before = random.sample(range(len(data)), len(data)), steps
+            for start in range(0, len(order), 10):
+                rows = [data[i] for i in order[start : start + 10]]
+                steps += self.step(rows, trained, vectors, optimizer, s)
+            if steps == before:
+                break
+        seconds = time.monotonic() - started
+        tuned = {n: p.detach().clone() for n, p in trained.items()}
+        old = {f["id"]: f for f in self.before["facts"]}
+        found = []
+        for weight in WEIGHTS:
+            with torch.no_grad():
+                for n, p in trained.items():
+                    p.copy_(self.base[n] + weight * (tuned[n] - self.base[n]))
+            after = self.ask()
+            found.append(
+                {
+                    "name": name,
+                    "weight": weight,
+                    "seed": seed,
+                    "steps": steps,
+                    "seconds": round(seconds, 1),
+                    "perplexity": self.word_loss() / self.perplexity - 1,
+                    "directions": sum(v.shape[1] for v in vectors.values()) / len(vectors) if vectors else 0,
+                    "facts": {f["id"]: flat(scores.fact_scores(f, old[f["id"]])) for f in after["facts"]},
+                }
+            )
+        return found
+
+    def step(self, rows: Any, trained: Any, vectors: Any, optimizer: Any, s: dict[str, Any]) -> int:
+        longest = max(len(ids) for ids, _ in rows)
+        ids = torch.tensor([i + [0] * (longest - len(i)) for i, _ in rows])
+        mask = torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i, _ in rows])
+        labels = torch.tensor([t + [-100] * (longest - len(t)) for _, t in rows])
+        losses = sample_losses(self.model(input_ids=ids, attention_mask=mask).logits, labels)
+        active = losses.detach() >= s["threshold"]
+        if not active.any():
+            return 0
+        (losses * active / active.sum()).sum().backward()
+        if s.get("gradient"):
+            for n, p in trained.items():
+                p.grad.sub_((p.grad @ vectors[n]) @ vectors[n].T)
+        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
+        before = {n: p.detach().clone() for n, p in trained.items()} if vectors else {}
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for n, v in vectors.items():
+                change = trained[n] - before[n]
+                trained[n].sub_((change @ v) @ v.T)
+        return 1
+
+
+def moments_of(model: Any, tokenizer: Any, owners: list[str], texts: list[str]) -> dict[str, Any]:
+    """C [inputs, inputs] of each module's inputs; modules with the same input share one array."""
+    tokenizer.padding_side = "right"
+    sums, same, _ = moments.second_moments(model, tokenizer, texts, owners, lambda event: None)
+    tokenizer.padding_side = "left"
+    arrays = {name: tensor.numpy() for name, tensor in sums.items()}
+    return {name: arrays[same.get(name, name)] for name in owners}
+
+
+def flat(found: dict[str, Any]) -> dict[str, float | None]:
+    """One number a metric and fact."""
+    kinds = [v for v in found[scores.LOCALITY].values() if v is not None]
+    return {
+        "success": found[scores.SUCCESS],
+        "generalization": found[scores.GENERALIZATION],
+        "locality": sum(kinds) / len(kinds) if kinds else None,
+    }
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % interval, normal approximation."""
+    mean = sum(values) / len(values)
+    return mean, 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1) / len(values))
+
+
+def table(file: Path, baseline: str) -> None:
+    runs = [json.loads(line) for line in file.read_text().splitlines()]
+    base = next((r for r in runs if r["name"] == baseline and r["weight"] == 1), runs[0])
+    print(f"differences against '{base['name']}'; * where the 95 % interval leaves out 0\n")
+    print("| setting | weight | success | generalization | locality | H | perplexity | steps | dG | dL |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for run in runs:
+        cells, means = [], []
+        for metric in ("success", "generalization", "locality"):
+            mean, half = interval([v for f in run["facts"].values() if (v := f[metric]) is not None])
+            means.append(mean)
+            cells.append(f"{100 * mean:.1f} ± {100 * half:.1f}")
+        h = 3 / sum(1 / max(m, 1e-9) for m in means)
+        for metric in ("generalization", "locality"):
+            pairs = [
+                f[metric] - base["facts"][i][metric]
+                for i, f in run["facts"].items()
+                if f[metric] is not None and base["facts"][i][metric] is not None
+            ]
+            mean, half = interval(pairs)
+            cells.append(f"{100 * mean:+.1f} ± {100 * half:.1f}{'*' if abs(mean) > half else ''}")
+        perplexity = f"{100 * run['perplexity']:+.1f} %"
+        print(
+            f"| {run['name']} | {run['weight']} | {cells[0]} | {cells[1]} | {cells[2]} | {100 * h:.1f} | "
+            f"{perplexity} | {run['steps']} | {cells[3]} | {cells[4]} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="+")
+    parser.add_argument("--facts", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        table(Path(options.words[0]), *options.words[1:2] or ["k 128"])
+        return
+    source, out, *names = options.words
+    done = {json.loads(line)["name"] for line in Path(out).read_text().splitlines()} if Path(out).exists() else set()
+    bench = Bench(Path(source), options.facts, options.model)
+    for name in names or SETTINGS:
+        if name in done:
+            continue
+        found = bench.run(name, options.seed)
+        with Path(out).open("a") as file:
+            file.writelines(json.dumps(one) + "\n" for one in found)
+        print(name, found[0]["steps"], found[0]["seconds"], flush=True)
+
+
+if __name__ == "__main__":
+    main()
