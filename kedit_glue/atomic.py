@@ -1,4 +1,4 @@
-"""Files and folders that are either the old ones or the whole new ones, never half."""
+"""Files and folders that are either the old ones or the whole new ones, never half; files that folders share."""
 
 from __future__ import annotations
 
@@ -33,3 +33,17 @@ def new_folder(target: Path, suffix: str = PARTIAL) -> Iterator[Path]:
     yield aside
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
+
+
+def link_or_copy(source: Path, target: Path) -> int:
+    """A hard link where the file system allows it, else a copy; returns how many bytes were written.
+
+    What is shared so is never written in place.
+    """
+    source = source.resolve()  # link(2) would link a symbolic link itself, as the hub's cache has them
+    try:
+        target.hardlink_to(source)
+        return 0
+    except OSError:  # another file system, or one without hard links
+        shutil.copy(source, target)
+        return target.stat().st_size

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from kedit_glue.atomic import write_text
+from kedit_glue import merge_record, weights
+from kedit_glue.atomic import write_json, write_text
+from kedit_glue.merge_record import MergeError as MergeError
 from kedit_glue.merging import MergeMethod
 
 Emit = Callable[[Mapping[str, Any]], None]
 
-
-class MergeError(RuntimeError):
-    """The merge ran, and its result is not what a merge of these models can be."""
+ALONE = frozenset(
+    [
+        *("linear", "task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties", "slerp", "nuslerp", "multislerp"),
+        *("nearswap", "passthrough", "karcher", "model_stock", "sce", "ram", "ramplus_tl", "arcee_fusion"),
+    ]
+)
+"""Methods that make a tensor of that tensor's inputs and nothing else, so that others need not be merged."""
+DRAWS = {"dare_linear": 0, "dare_ties": 0, "della": 0, "della_linear": 0, "arcee_fusion": 1_000_000}
+"""Methods that draw random numbers, one tensor after another, for tensors of more entries than this
+(mergekit 0.1.5, sparsify.py:130 and 171, merge_methods/arcee_fusion.py:19): the draws of a tensor depend on
+all that were merged before it."""
+SHARD = 10**9
+"""Bytes of a touched shard; mergekit holds one in memory (io/tensor_writer.py, TensorWriter)."""
+FORMATS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""mergekit's name of a number format -> safetensors'."""
 
 
 def preload() -> None:
@@ -40,7 +56,7 @@ def methods(cache: Path) -> dict[str, MergeMethod]:
     Reading the registry costs mergekit's imports (about 13 s), so the answer is kept under the
     version's number.
     """
-    kept = cache / f"mergekit-{importlib.metadata.version('mergekit')}-methods.json"
+    kept = cache / f"mergekit-{importlib.metadata.version('mergekit')}-methods-2.json"
     if not kept.is_file():
         found = subprocess.run(
             [sys.executable, "-m", "kedit_glue.tools.mergekit"], capture_output=True, text=True, check=False
@@ -56,16 +72,21 @@ def list_methods() -> list[dict[str, Any]]:
     """The registry itself (``mergekit/merge_methods/registry.py``), as MergeMethod's fields."""
     from mergekit.merge_methods.registry import registered_methods
 
-    return [
-        {
-            "name": m.spec.name,
-            "base": m.spec.contract.base.value,
-            "min_inputs": max(m.spec.contract.min_inputs, m.spec.contract.min_non_base or 0),
-            "max_inputs": m.spec.contract.max_inputs,
-            "parameters": {p.name: p.scope.value for p in m.spec.parameters},
-        }
-        for m in registered_methods()
-    ]
+    found = []
+    for method in registered_methods():
+        contract = method.spec.contract
+        with_base = int(contract.base.value == "required")  # elsewhere kedit_glue names no base model
+        most = [contract.max_inputs, None if contract.max_non_base is None else contract.max_non_base + with_base]
+        found.append(
+            {
+                "name": method.spec.name,
+                "base": contract.base.value,
+                "min_inputs": max(contract.min_inputs, (contract.min_non_base or 0) + with_base),
+                "max_inputs": min((m for m in most if m is not None), default=None),
+                "parameters": {p.name: p.scope.value for p in method.spec.parameters},
+            }
+        )
+    return found
 
 
 def dropped_keys(config: Mapping[str, Any]) -> list[str]:
@@ -82,20 +103,152 @@ def dropped_keys(config: Mapping[str, Any]) -> list[str]:
 
 
 def merge(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
-    """Run ``merge.yaml`` of a batch folder and check what it made.
+    """Run ``merge.yaml`` of a batch folder, check what it made and record it.
 
-    ``job``: ``merge_yaml``, ``output`` (folder to write), ``before`` (the model that the batch was
-    trained from), ``tuned``, ``trainable`` (regular expression), ``seed``, ``device``,
-    ``trust_remote_code``. Returns what the merge did to the trained tensors.
+    ``job``: ``merge_yaml``; ``output`` (folder to write); ``before`` (the model merged onto: what
+    changed is told from it); ``original``; ``tuned`` (list of ``{"model", "adapter"}``, adapter None
+    or a PEFT adapter's folder); ``trainable`` (regular expression); ``earlier`` (the models before and
+    after the previous batch, or None; passed over where one is no longer there); ``stats`` (JSON to
+    write); ``cache`` (folder for what later merges share); ``seed``, ``device``, ``trust_remote_code``.
+
+    Returns what the merge did to the trained tensors. Raises MergeError for a result that no merge of
+    these models should have.
     """
     from mergekit.config import MergeConfiguration
-    from mergekit.merge import run_merge
-    from mergekit.options import MergeOptions
 
     source = Path(job["merge_yaml"]).read_text(encoding="utf-8")
-    config = yaml.safe_load(source)
-    if unknown := dropped_keys(config):
+    raw = yaml.safe_load(source)
+    if unknown := dropped_keys(raw):
         raise MergeError(f"{job['merge_yaml']}: mergekit knows no key {', '.join(unknown)}")
+    config = MergeConfiguration.model_validate(raw)
+    output, before = Path(job["output"]), Path(job["before"])
+    way = choose_way(config, job)
+    with adapters_aside(output) as aside:
+        emit({"event": "merging"})
+        asked = run_mergekit(config, source, job, way, aside)
+        for name in ("generation_config.json", "chat_template.jinja"):
+            if (before / name).is_file() and not (output / name).exists():
+                shutil.copy(before / name, output)
+        emit({"event": "checking"})  # benchmarks/overhead.py counts what follows as ours, not mergekit's
+        changes = measure(job, aside)
+        written = sum(file.stat().st_size for file in aside.rglob("*.safetensors"))
+    write_json(Path(job["stats"]), merge_record.statistics(changes))
+    merge_record.check_something_left(merge_record.added(changes.values()))
+    if len(job["tuned"]) == 1:
+        merge_record.check_not_the_tuned(config.merge_method, changes, asked)
+    if way.whole:
+        written += sum(file.stat().st_size for file in weights.shards(output))
+    else:
+        rest, new = weights.rest_shards(before, job["trainable"], Path(job["cache"]))
+        written += new + weights.lay_out(output, rest, weights.stored(before))
+    total = merge_record.added(changes.values()).record()
+    return {
+        "tensors": len(changes),
+        "task_vector_norm_tuned": total["norm_tuned"],
+        "task_vector_norm_merged": total["norm_merged"],
+        "density": total["density"],
+        "sign_agreement": total["sign_agreement"],
+        "way": way.said,
+        "bytes_written": written,
+    }
+
+
+@dataclass(frozen=True)
+class Way:
+    """How much of the model a merge reads and writes."""
+
+    whole: bool
+    """Write every tensor as mergekit gives it, not only the touched ones."""
+    draws: bool
+    """Merge every tensor, because the touched ones' random numbers depend on those before them."""
+    reason: str = ""
+
+    @property
+    def said(self) -> str:
+        what = "whole model" if self.whole else "touched tensors, whole model read" if self.draws else "touched tensors"
+        return f"{what}: {self.reason}" if self.reason else what
+
+
+def choose_way(config: Any, job: Mapping[str, Any]) -> Way:
+    """Touched tensors alone where mergekit would give back the others as ``before`` has them."""
+    before = Path(job["before"])
+    for key in ("slices", "modules", "tokenizer_source", "tokenizer"):
+        if getattr(config, key):
+            return Way(True, False, f"merge.yaml has {key}")
+    own = {identity(job["original"]), identity(before)}
+    own |= {identity(t["model"]) for t in job["tuned"]} | {identity(t["model"], t["adapter"]) for t in job["tuned"]}
+    named = [identity(ref.model.path, ref.lora and ref.lora.path) for ref in config.referenced_models()]
+    if foreign := sorted(model for model, adapter in named if (model, adapter) not in own):
+        return Way(True, False, f"merge.yaml names {foreign[0]}, which is not of this batch")
+    pattern = re.compile(job["trainable"])
+    held = weights.stored(before)
+    touched = [at for name, at in held.items() if pattern.search(name)]
+    if not touched:
+        raise MergeError(f"{before} holds no tensor that {job['trainable']!r} finds: there is nothing to merge")
+    if asked := (config.out_dtype or config.dtype or "").removeprefix("torch."):
+        kept = FORMATS.get(asked, asked)
+        if other := [name for name, at in held.items() if at.dtype != kept and not pattern.search(name)]:
+            return Way(True, False, f"merge.yaml writes {asked}, and {other[0]} was {held[other[0]].dtype}")
+    for model, adapter in named:
+        if adapter and (strayed := weights.adapter_strays(Path(adapter), job["trainable"])):
+            return Way(True, False, f"{adapter} changes {strayed}, which {job['trainable']!r} does not find")
+        if name := weights.differs_at_ends(before, Path(model), job["trainable"]):
+            return Way(True, False, f"{name}, which training does not touch, is another in {model}")
+    method = config.merge_method
+    if max(at.entries for at in touched) > DRAWS.get(method, float("inf")):
+        return Way(False, True, f"{method} draws random numbers, tensor after tensor")
+    if method not in ALONE:
+        return Way(False, True, f"{method} is not known to merge each tensor by itself")
+    return Way(False, False)
+
+
+def identity(model: str | Path, adapter: str | None = None) -> tuple[str, str | None]:
+    """A model's name by which two spellings of one folder are the same."""
+    return str(Path(model).resolve()), str(Path(adapter).resolve()) if adapter else None
+
+
+@contextmanager
+def adapters_aside(output: Path) -> Iterator[Path]:
+    """The folder in which mergekit puts models that it has merged with their adapters; gone afterwards."""
+    aside = output.with_name(output.name + ".adapters")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def run_mergekit(
+    config: Any, source: str, job: Mapping[str, Any], way: Way, aside: Path
+) -> dict[str, Mapping[str, Any]]:
+    """mergekit's own ``run_merge``, told to save only what ``way`` wants.
+
+    Returns, for each touched tensor, the parameters that mergekit resolved for the first tuned model.
+    """
+    from mergekit import merge as upstream
+    from mergekit.io.tasks import FinalizeModel, LoaderCache, SaveTensor
+    from mergekit.options import MergeOptions
+    from mergekit.plan import MergePlanner
+
+    pattern = re.compile(job["trainable"])
+    tuned = identity(job["tuned"][0]["model"], job["tuned"][0]["adapter"])
+    asked: dict[str, Mapping[str, Any]] = {}
+
+    class Planner(MergePlanner):
+        """Plans as mergekit does, then drops what is not wanted."""
+
+        def plan_to_disk(self, out_path: str) -> list[Any]:
+            tasks: list[Any] = super().plan_to_disk(out_path)
+            saves = [t for t in tasks if isinstance(t, SaveTensor)]
+            kept = [t for t in saves if pattern.search(t.tensor_name)]
+            asked.update({t.tensor_name: resolved(t.tensor_task, tuned) for t in kept})
+            if way.whole:
+                return tasks
+            others = [t.tensor_task for t in saves if not pattern.search(t.tensor_name)] if way.draws else []
+            writer = saves[0].writer_task
+            return [*others, *kept, FinalizeModel(tensor_save_tasks=tuple(kept), writer_task=writer)]
+
     options = MergeOptions(
         random_seed=job["seed"],
         write_model_card=False,  # the card asks the hub about local paths
@@ -103,125 +256,58 @@ def merge(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         trust_remote_code=job["trust_remote_code"],
         device=job["device"],
         quiet=True,
+        out_shard_size=SHARD,
+        lora_merge_cache=str(aside),
     )
-    emit({"event": "merging"})
-    run_merge(MergeConfiguration.model_validate(config), job["output"], options, config_source=source)
-    for name in ("generation_config.json", "chat_template.jinja"):
-        kept = Path(job["before"]) / name
-        if kept.is_file() and not (Path(job["output"]) / name).exists():
-            shutil.copy(kept, job["output"])
-    emit({"event": "checking"})  # benchmarks/overhead.py counts what follows as ours, not mergekit's
-    restored = restore_untouched(Path(job["before"]), Path(job["tuned"]), Path(job["output"]), job["trainable"])
-    return {
-        "restored_tensors": restored,
-        **compare(Path(job["before"]), Path(job["tuned"]), Path(job["output"]), job["trainable"]),
-    }
+    planner = upstream.MergePlanner
+    upstream.MergePlanner = Planner  # run_merge takes no list of tensors (mergekit 0.1.5, merge.py:68)
+    try:
+        upstream.run_merge(config, job["output"], options, config_source=source)
+    finally:
+        upstream.MergePlanner = planner
+        LoaderCache.loaders.clear()  # shared by all merges of a process, and by path alone (io/tasks.py:22)
+    return asked
+
+
+def resolved(task: Any, tuned: tuple[str, str | None]) -> dict[str, Any]:
+    """The parameters of a planned tensor: those of the whole merge, and the tuned model's own."""
+    found = dict(task.parameters.items())
+    for reference, own in task.input_parameters.items():
+        if identity(reference.model.path, reference.lora and reference.lora.path) == tuned:
+            found |= dict(own.items())
+    return found
 
 
 # -- what came out ------------------------------------------------------------------------------
 
 
-class Weights:
-    """The tensors of a model folder, read one at a time; names across all its shards."""
+def measure(job: Mapping[str, Any], aside: Path) -> dict[str, merge_record.Change]:
+    """What the merge did to each tensor that training touches, read back from disk."""
+    from mergekit.common import ModelReference
 
-    def __init__(self, folder: Path):
-        from safetensors import safe_open
-
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise MergeError(f"{folder} holds no safetensors file")
-        self._open = {file: safe_open(file, framework="pt") for file in files}
-        self.file_of = {name: file for file, handle in self._open.items() for name in handle.keys()}  # noqa: SIM118 (no dict)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._open[self.file_of[name]].get_tensor(name)
-
-    def names(self) -> Iterator[str]:
-        return iter(self.file_of)
-
-
-def _same_bits(one: Any, other: Any) -> bool:
-    import torch
-
-    return bool(one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other))
-
-
-def restore_untouched(before: Path, tuned: Path, merged: Path, trainable: str) -> int:
-    """Give back, bit for bit, what training left alone and the merge's arithmetic rounded.
-
-    0.3 x + 0.7 x need not equal x in floating point. Where both inputs agree, every merge of them
-    is their common value; returns how many tensors had to be rewritten. Raises MergeError where
-    training itself changed a tensor outside ``trainable``.
-    """
-    import re
-
-    from safetensors.torch import load_file, save_file
-
-    old, new, out = Weights(before), Weights(tuned), Weights(merged)
-    pattern = re.compile(trainable)
-    missing = set(old.names()) ^ set(out.names())
-    if missing:
-        raise MergeError(f"the merged model's tensors are not the original's: {', '.join(sorted(missing)[:5])}")
-    rounded: dict[Path, list[str]] = {}
+    pattern = re.compile(job["trainable"])
+    out, old = weights.Weights(Path(job["output"])), weights.Weights(Path(job["before"]))
+    tuned = []
+    for one in job["tuned"]:
+        reference = ModelReference.parse("+".join(filter(None, (one["model"], one["adapter"]))))
+        merged = reference.merged(cache_dir=str(aside), trust_remote_code=job["trust_remote_code"])
+        tuned.append(weights.Weights(Path(merged.model.path)))
+    pair = [Path(folder) for folder in job["earlier"] or ()]
+    earlier = [weights.Weights(folder) for folder in pair] if all(folder.is_dir() for folder in pair) else []
+    changes = {}
     for name in old.names():
-        if pattern.search(name):
+        if not pattern.search(name) or not comparable(name, [old, out, *tuned]):
             continue
-        if not _same_bits(old[name], new[name]):
-            raise MergeError(f"training changed {name}, which {trainable!r} does not find")
-        if not _same_bits(old[name], out[name]):
-            if old[name].dtype != out[name].dtype:
-                raise MergeError(
-                    f"{name} is {out[name].dtype} after the merge and {old[name].dtype} before: "
-                    "leave merge.dtype out, or give the model's own"
-                )
-            rounded.setdefault(out.file_of[name], []).append(name)
-    for file, names in rounded.items():
-        tensors = load_file(file)
-        for name in names:
-            tensors[name] = old[name].clone()
-        save_file(tensors, file, metadata={"format": "pt"})
-    return sum(map(len, rounded.values()))
+        past = [e[name] for e in earlier] if comparable(name, [old, *earlier]) else []
+        changes[name] = merge_record.measure(old[name], [t[name] for t in tuned], out[name], past)
+        merge_record.check_finite(name, changes[name])
+    return changes
 
 
-def compare(before: Path, tuned: Path, merged: Path, trainable: str) -> dict[str, Any]:
-    """What is left of training's change: norms of the task vector before and after the merge.
-
-    Raises MergeError for a merge that gave back the model it began with although training had
-    changed it, or tensors that are not finite.
-    """
-    import re
-
-    import torch
-
-    old, new, out = Weights(before), Weights(tuned), Weights(merged)
-    pattern = re.compile(trainable)
-    tuned_square = merged_square = 0.0
-    changed = total = tensors = 0
-    for name in old.names():
-        if not pattern.search(name):
-            continue
-        base = old[name].float()
-        result = out[name].float()
-        tuned_square += float(torch.linalg.vector_norm(new[name].float() - base)) ** 2
-        delta = result - base
-        length = float(torch.linalg.vector_norm(delta))
-        if not math.isfinite(length):
-            raise MergeError(f"{name} is not finite after the merge: training diverged; lower train.learning_rate")
-        merged_square += length**2
-        changed += int(torch.count_nonzero(delta))
-        total += delta.numel()
-        tensors += 1
-    if tuned_square > 0 and merged_square == 0:
-        raise MergeError(
-            "the merge gave back the model it began with: nothing that training learned is left. "
-            "Raise merge.parameters.weight or density (sce's select_topk: with one tuned model only 1.0 keeps anything)"
-        )
-    return {
-        "tensors": tensors,
-        "task_vector_norm_tuned": tuned_square**0.5,
-        "task_vector_norm_merged": merged_square**0.5,
-        "density": changed / total if total else 0.0,
-    }
+def comparable(name: str, models: Sequence[weights.Weights]) -> bool:
+    """Whether all hold the tensor, in one shape (slices and other vocabularies give other shapes)."""
+    shapes = {model.stored[name].shape if name in model else None for model in models}
+    return len(shapes) == 1 and None not in shapes
 
 
 if __name__ == "__main__":
