@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kedit_glue.atomic import new_folder
+from kedit_glue.atomic import link_or_copy, new_folder
 from kedit_glue.ledger import Ledger, Todo
 from kedit_glue.plan import Plan, Stage
 from kedit_glue.progress import Display, Estimate, duration
@@ -15,7 +15,10 @@ from kedit_glue.runner import Job, Runner
 
 
 def execute(plan: Plan, ledger: Ledger, runner: Runner, display: Display, keep: str) -> int:
-    """Run what has to be run; returns how many stages ran. Raises StageFailed at the first failure."""
+    """Run what has to be run and was not done in a run beside it; returns how many stages ran.
+
+    Raises StageFailed at the first failure.
+    """
     todo = ledger.todo(plan.stages)
     announce(todo, display)
     estimate = Estimate()
@@ -23,19 +26,19 @@ def execute(plan: Plan, ledger: Ledger, runner: Runner, display: Display, keep: 
         if item.reason is None and (record := ledger.record(item.stage)):
             estimate.done(item.stage.job.function, item.stage.size, record["seconds"])
     pending = [t.stage for t in todo if t.reason is not None]
+    ran = 0
     for position, stage in enumerate(pending):
-        left = estimate.left([(s.job.function, s.size) for s in pending[position:]])
-        display.begin(stage.job.title, left)
-        try:
-            result, seconds = run_stage(stage, ledger, runner, display)
-        except BaseException:
-            display.end()
-            raise
-        estimate.done(stage.job.function, stage.size, seconds)
-        display.end(f"done in {duration(seconds)}{outcome(stage, result)}")
+        if taken := ledger.adopt(stage):
+            display.say(f"{stage.job.title}: taken from {taken}")
+        else:
+            left = estimate.left([(s.job.function, s.size) for s in pending[position:]])
+            run_shown(stage, ledger, runner, display, left)
+            ran += 1
+        if record := ledger.record(stage):
+            estimate.done(stage.job.function, stage.size, record["seconds"])
         if keep == "last":
             release_unread(stage, plan, ledger)
-    return len(pending)
+    return ran
 
 
 def announce(todo: Sequence[Todo], display: Display) -> None:
@@ -48,6 +51,17 @@ def announce(todo: Sequence[Todo], display: Display) -> None:
         display.say(f"again: {item.stage.name}: {item.reason}")
     if len(again) > 8:
         display.say(f"again: {len(again) - 8} more stages")
+
+
+def run_shown(stage: Stage, ledger: Ledger, runner: Runner, display: Display, left: float | None) -> None:
+    """``run_stage`` with its beginning, its progress and its end on the screen."""
+    display.begin(stage.job.title, left)
+    try:
+        result, seconds = run_stage(stage, ledger, runner, display)
+    except BaseException:
+        display.end()
+        raise
+    display.end(f"done in {duration(seconds)}{outcome(stage, result)}")
 
 
 def run_stage(stage: Stage, ledger: Ledger, runner: Runner, display: Display) -> tuple[dict[str, object], float]:
@@ -77,10 +91,11 @@ def output_missing(job: Job, wrote: str) -> OutputMissing:
 
 
 def has_content(path: Path) -> bool:
-    """A file with bytes in it, or a model folder with weights and configuration."""
+    """A file with bytes in it, or a folder of a model or an adapter with weights and configuration."""
     if path.is_file():
         return path.stat().st_size > 0
-    return (path / "config.json").is_file() and any(f.stat().st_size for f in path.glob("*.safetensors"))
+    configured = any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return configured and any(f.stat().st_size for f in path.glob("*.safetensors"))
 
 
 def outcome(stage: Stage, result: dict[str, object]) -> str:
@@ -94,11 +109,12 @@ def outcome(stage: Stage, result: dict[str, object]) -> str:
         return text
     if stage.job.function == "merge":
         tuned, merged = result["task_vector_norm_tuned"], result["task_vector_norm_merged"]
-        restored = result.get("restored_tensors")
-        return f", task vector's norm {tuned:.2f} -> {merged:.2f}" + (
-            f", {restored} untouched tensors given back their bits" if restored else ""
-        )
+        return f", change's norm {tuned:.2f} -> {merged:.2f}, {result['density']:.0%} of the numbers differ"
     return ""
+
+
+MODELS = ("train", "merge", "project")
+"""Functions whose output is a model."""
 
 
 def release_unread(done: Stage, plan: Plan, ledger: Ledger) -> None:
@@ -106,24 +122,18 @@ def release_unread(done: Stage, plan: Plan, ledger: Ledger) -> None:
     position = [s.name for s in plan.stages].index(done.name)
     to_come = {name for s in plan.stages[position + 1 :] for name in s.after}
     for stage in plan.stages[: position + 1]:
-        if stage.job.function in ("train", "merge") and stage.name not in to_come and stage.output != plan.final_model:
+        if stage.job.function in MODELS and stage.name not in to_come and stage.output != plan.final_model:
             ledger.release(stage)
 
 
-def export(model: Path, target: Path, extras: Sequence[Path]) -> None:
-    """The edited model as a folder of its own beside its provenance; weights are hard links where possible."""
+def export(model: Path, target: Path, card: str, extras: Sequence[Path]) -> None:
+    """The edited model as a folder of its own with its card and provenance; weights are hard links where possible."""
     with new_folder(target) as aside:
         for file in model.iterdir():
             if file.is_file():
                 link_or_copy(file, aside / file.name)
+        (aside / "README.md").write_text(card, encoding="utf-8")
         provenance = aside / "provenance"
         provenance.mkdir()
         for extra in extras:
             shutil.copy(extra, provenance / extra.name)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy(source, target)

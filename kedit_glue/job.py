@@ -17,6 +17,7 @@ from typing import Any
 
 from kedit_glue import check, environment, facts, files, models, report, results, strict_yaml
 from kedit_glue.atomic import write_json
+from kedit_glue.card import model_card
 from kedit_glue.execute import execute, export, output_missing
 from kedit_glue.ledger import Ledger, digest, fingerprint
 from kedit_glue.merging import MergeMethod
@@ -44,6 +45,10 @@ class Options:
     fresh: bool = False
     python: str = sys.executable
     """The interpreter that runs each stage by its command (``runner: command``)."""
+    elsewhere: Sequence[Path] = ()
+    """Folders of other runs: a stage that one of them did with the same inputs is taken over."""
+    online: bool = False
+    """The hub may be asked even if this recipe needs nothing of it: the warm server serves other runs as well."""
 
 
 @contextmanager
@@ -81,7 +86,7 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
         device = environment.device(recipe.device)
         runner = Runner(
             environment.runner_mode(recipe.runner, device),
-            quiet_environment(offline=not needs_hub(recipe)),
+            quiet_environment(offline=not (options.online or needs_hub(recipe))),
             recipe.threads,
             options.python,
         )
@@ -97,7 +102,7 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
         if options.check:
             display.say("nothing stands in the way; run the same command without --check")
             return None
-        ledger = Ledger(environment.versions())
+        ledger = Ledger(environment.versions(), folder, options.elsewhere)
         execute(plan, ledger, runner, display, recipe.keep)
         return finish(recipe, plan, ledger, folder, display)
 
@@ -112,6 +117,11 @@ def planned(recipe: Recipe, prepared: Sequence[Mapping[str, Any]], where: Place)
 def needs_hub(recipe: Recipe) -> bool:
     """Whether something of the recipe comes from the hub: the model, or an lm-eval task that no local file defines."""
     if models.kind_of(recipe.model) == "hub":
+        return True
+    train, merge = recipe.train, recipe.merge
+    asked = ((train.protect, train.protect.on or train.contexts), (merge.protect, merge.protect.on))
+    corpora = [protect.corpus for protect, used in asked if used and protect.corpus]
+    if any(not Path(corpus).is_absolute() for corpus in corpora):
         return True
     general = recipe.score.general
     wanted = set(general.tasks) if general.when != "never" else set()
@@ -221,6 +231,9 @@ def prepare(
             "template": recipe.train.template,
             "cutoff_len": recipe.train.cutoff_len,
             "rephrasings": recipe.train.rephrasings,
+            "contexts": recipe.train.contexts,
+            "context_texts": recipe.train.protect.corpus,
+            "seed": recipe.seed,
             "trust_remote_code": recipe.trust_remote_code,
         },
         setup,
@@ -232,6 +245,7 @@ def prepare(
         "facts": digest(setup / "loaded.json"),
         "model": fingerprint(Path(model)),
         "versions": environment.versions(),
+        "texts": digest(Path(texts)) if (texts := recipe.train.protect.corpus) and Path(texts).is_file() else None,
     }
     record = setup / "prepare.record.json"
     if (left_out := answered_before(record, asked, target)) is None:
@@ -281,6 +295,7 @@ def place(recipe: Recipe, folder: Path, model: str, method: MergeMethod, device:
         config = models.read_config(local)
         found = next((config[k] for k in ("num_hidden_layers", "n_layer", "num_layers") if k in config), None)
         layers = found if isinstance(found, int) else None
+    file = recipe.merge.file
     return Place(
         folder,
         model,
@@ -289,6 +304,9 @@ def place(recipe: Recipe, folder: Path, model: str, method: MergeMethod, device:
         layers,
         method,
         environment.versions(),
+        models.cache_dir(),
+        models.tensor_shapes(local) if local.is_dir() else None,
+        strict_yaml.load(Path(file))[0] if file else None,
     )
 
 
@@ -312,6 +330,10 @@ def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, disp
         findings += check.check_model(Path(model)) + check.check_room(recipe, plan, Path(model), folder, device)
     else:
         findings.append(check.Finding("skipped", "model", f"{model} is not here yet"))
+    findings.append(check.Finding("ok", "trained", str(plan.trained)))
+    if recipe.train.template not in ("bare", "empty"):
+        note = f"facts are trained in the template {recipe.train.template!r} and scored as bare prompts"
+        findings.append(check.Finding("warn", "scores", note))
     findings.append(check.Finding("ok", "data", f"{sum(map(len, plan.batches))} facts in {len(plan.batches)} batches"))
     for finding in findings:
         if loud or finding.level in ("warn", "fail"):
@@ -345,7 +367,8 @@ def finish(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path, display: Di
     (folder / "report.md").write_text(report.markdown(document), encoding="utf-8")
     last_merge = plan.final_model.parent / "merge.yaml"
     extras = [folder / "recipe.yaml", folder / "resolved.yaml", folder / "scores.json", folder / "report.md"]
-    export(plan.final_model, folder / "model", [*extras, last_merge])
+    card = model_card(document, recipe, last_merge.read_text(encoding="utf-8"))
+    export(plan.final_model, folder / "model", card, [*extras, last_merge])
     for part in report.terminal(document):
         display.console.print(part, markup=False, emoji=False)
     display.say(f"\n{report.headline(document)}", style="bold")

@@ -9,7 +9,7 @@ import io
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kedit_glue.execute import OutputMissing
@@ -75,9 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode shows a question mark, no traceback
-            stream.reconfigure(errors="replace")
+    any_terminal()
     options = parser().parse_args(arguments)
     if options.explain:
         print(describe(), end="")
@@ -87,14 +85,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.fresh and (options.dry_run or options.check):
         parser().error("--fresh deletes what the run did before; it does not go with --dry-run or --check")
     display = Display(None)
+
+    def work() -> int:
+        run(Options(options.recipe, options.set, options.dry_run, options.check, options.fresh), display)
+        return 0
+
+    return guarded(work, display, again("kedit_glue.run", options.recipe, options.set))
+
+
+def any_terminal() -> None:
+    """A terminal without Unicode shows a question mark, no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def again(module: str, file: Path, values: Sequence[str]) -> str:
+    """The command that goes on where this one stopped."""
+    return shlex.join(["python", "-m", module, str(file), *(word for value in values for word in ("--set", value))])
+
+
+def guarded(work: Callable[[], int], display: Display, command: str) -> int:
+    """The exit code of ``work``, or of what it raised, which is said in words; ``command`` goes on from there."""
     with terminated_as_interrupted():
         try:
-            run(Options(options.recipe, options.set, options.dry_run, options.check, options.fresh), display)
+            return work()
         except USER_ERRORS as error:
             print(error, file=sys.stderr)
             return 2
         except (StageFailed, OutputMissing) as error:
-            return stopped(display, str(error), options, 1)
+            return stopped(display, str(error), command, 1)
         except OSError as error:
             if error.errno not in (*DISK_FULL, *FORBIDDEN):
                 raise
@@ -102,11 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if error.errno in FORBIDDEN:
                 print(f"{error.strerror}{where}: check its rights, or set output: to another folder", file=sys.stderr)
                 return 2
-            return stopped(display, f"no space left on the disk{where}: make room", options, 1)
+            return stopped(display, f"no space left on the disk{where}: make room", command, 1)
         except KeyboardInterrupt as error:
             display.end()
-            return stopped(display, "interrupted", options, TERMINATED if error.args == (TERMINATED,) else 130)
-    return 0
+            return stopped(display, "interrupted", command, TERMINATED if error.args == (TERMINATED,) else 130)
 
 
 @contextlib.contextmanager
@@ -123,12 +142,10 @@ def terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def stopped(display: Display, what: str, options: argparse.Namespace, code: int) -> int:
+def stopped(display: Display, what: str, command: str, code: int) -> int:
     """Say why a run ended before its end, and how it goes on."""
-    values = [word for value in options.set for word in ("--set", value)]
-    again = shlex.join(["python", "-m", "kedit_glue.run", str(options.recipe), *values])
     with contextlib.suppress(OSError):  # the log may be on the disk that is full
-        display.say(f"\n{what}\n  what was finished stays; to go on: {again}")
+        display.say(f"\n{what}\n  what was finished stays; to go on: {command}")
     return code
 
 

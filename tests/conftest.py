@@ -54,6 +54,15 @@ class FakeTool:
         return found
 
 
+def tiny_weights(value: int = 0) -> bytes:
+    """A safetensors file with the FFN matrices of two layers, a number each."""
+    names = [f"model.layers.{n}.mlp.{m}_proj.weight" for n in (0, 1) for m in ("down", "gate", "up")]
+    head = {n: {"dtype": "F32", "shape": [1, 1], "data_offsets": [4 * i, 4 * i + 4]} for i, n in enumerate(names)}
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + bytes([value]) * 4 * len(names)
+
+
 @dataclass
 class Workplace:
     """A current folder with a model, six facts and a recipe for three batches of two."""
@@ -68,7 +77,7 @@ class Workplace:
         config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2}
         (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
         (model / "tokenizer.json").write_text("{}", encoding="utf-8")
-        (model / "model.safetensors").write_bytes(b"tiny")
+        (model / "model.safetensors").write_bytes(tiny_weights())
         facts = [
             {
                 "id": f"f{n}",

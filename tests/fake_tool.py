@@ -41,6 +41,8 @@ def train(arguments):
 
 def merge(arguments):
     model(arguments["output"])
+    if "stats" in arguments:
+        Path(arguments["stats"]).write_text("{}", encoding="utf-8")
     return {"tensors": 3, "task_vector_norm_tuned": 2.0, "task_vector_norm_merged": 1.4, "density": 1.0}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from kedit_glue.execute import OutputMissing, execute, export, has_content
 from kedit_glue.ledger import Ledger
+from kedit_glue.modules import Trained
 from kedit_glue.plan import Plan, Stage, partial
 from kedit_glue.progress import Display
 from kedit_glue.runner import Job, Runner, StageFailed
@@ -29,7 +30,7 @@ def plan_of(folder: Path, *settings: int) -> Plan:
     stages: list[Stage] = []
     for number, setting in enumerate(settings):
         stages.append(merge_stage(folder, number, tuple(s.name for s in stages[-1:]), setting))
-    return Plan((), (), {}, tuple(stages), stages[-1].output)
+    return Plan((), (), {}, tuple(stages), stages[-1].output, Trained("mlp", "mlp", 2))
 
 
 @pytest.fixture
@@ -128,10 +129,27 @@ def test_keep_last_deletes_what_nothing_reads(run_it: RunIt, tmp_path: Path) -> 
     assert run_it(0, 0, 5, keep="last") == ["batch_000", "batch_001", "batch_002"]
 
 
+def test_what_a_run_beside_did_is_taken_over(tmp_path: Path, tool: Any, display: Display) -> None:
+    def run(name: str, *settings: int, keep: str = "all") -> tuple[int, list[str]]:
+        plan = plan_of(tmp_path / name, *settings)
+        ledger = Ledger({}, tmp_path / name, [tmp_path / "one", tmp_path / "two"])
+        ran = execute(plan, ledger, Runner("command", {}, python=tool.python), display, keep)
+        return ran, [call.removesuffix("/merge") for call in tool.calls()]
+
+    assert run("one", 0, 0, 0) == (3, ["batch_000", "batch_001", "batch_002"])
+    assert run("two", 0, 5, 0) == (2, ["batch_001", "batch_002"])
+    assert "batch 1: merge: taken from one" in said(display)
+    assert run("three", 0, 5, 6, keep="last") == (1, ["batch_002"])
+    assert "batch 2: merge: taken from two" in said(display)
+    assert sorted(p.parent.name for p in (tmp_path / "three").rglob("merged") if p.is_dir()) == ["batch_002"]
+    assert run("one", 0, 0, 0) == (0, [])  # what the others released is still there
+
+
 def test_the_log_tells_what_happened(run_it: RunIt, display: Display, tmp_path: Path) -> None:
     display.log = tmp_path / "log.txt"
     run_it(0)
-    assert "batch 1: merge: done in 0 s, task vector's norm 2.00 -> 1.40" in display.log.read_text(encoding="utf-8")
+    log = display.log.read_text(encoding="utf-8")
+    assert "batch 1: merge: done in 0 s, change's norm 2.00 -> 1.40, 100% of the numbers differ" in log
 
 
 def test_has_content(tmp_path: Path) -> None:
@@ -158,8 +176,10 @@ def test_export_replaces_an_older_model(tmp_path: Path) -> None:
     extra.write_text("report")
     target.mkdir()
     (target / "old.safetensors").write_bytes(b"old")
-    export(model, target, [extra])
+    export(model, target, "a card", [extra])
+    assert (target / "README.md").read_text() == "a card"
     assert sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()) == [
+        "README.md",
         "model.safetensors",
         "provenance/report.md",
     ]

@@ -157,7 +157,8 @@ def test_both_changed_the_same_file(workplace: Any, display: Display) -> None:
 
 def test_another_model_in_the_same_folder(workplace: Any, display: Display) -> None:
     go(workplace, display)
-    (workplace.folder / "model" / "model.safetensors").write_bytes(b"another")
+    weights = workplace.folder / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert go(workplace, display) == ALL
 
 
@@ -185,6 +186,32 @@ def test_the_recipe_of_a_run_folder_can_be_run(workplace: Any, display: Display,
     run(Options(copy, python=workplace.tool.python, fresh=fresh), display)
     assert copy.read_bytes() == text
     assert workplace.tool.calls() == (ALL if fresh else [])
+
+
+def test_a_run_takes_over_what_another_did(workplace: Any, display: Display) -> None:
+    go(workplace, display)
+    mine = workplace.run_folder.with_name("mine")
+    values = ("merge.parameters.weight=0.4", "edits.limit=2")
+    assert go(workplace, display, "name=mine", elsewhere=[workplace.run_folder]) == ["setup/prepare"]
+    assert "batch 3 of 3: merge: taken from try" in said(display)
+    assert json.loads((mine / "batch_000" / "train.record.json").read_text())["adopted_from"] == "try"
+    ours, theirs = (json.loads((f / "scores.json").read_text()) for f in (mine, workplace.run_folder))
+    assert {k for k in ours if ours[k] != theirs[k]} == {"run", "edited_model"}
+    assert go(workplace, display, "name=mine") == []
+    # fewer facts, merged otherwise: general ability before and training on the first batch are the same
+    again = go(workplace, display, "name=less", *values, elsewhere=[workplace.run_folder])
+    assert again == ["setup/prepare", "base/score", "batch_000/merge", "batch_000/score", "batch_000/general"]
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_the_hub_is_asked_only_where_it_may_be(
+    workplace: Any, display: Display, monkeypatch: pytest.MonkeyPatch, online: bool
+) -> None:
+    seen = []
+    monkeypatch.setattr("kedit_glue.job.needs_hub", lambda recipe: False)
+    monkeypatch.setattr("kedit_glue.job.quiet_environment", lambda offline: seen.append(offline) or {})
+    go(workplace, display, online=online, dry_run=True)
+    assert seen == [not online]
 
 
 def test_dry_run_starts_nothing_and_writes_all_yaml(workplace: Any, display: Display) -> None:

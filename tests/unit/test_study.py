@@ -1,0 +1,277 @@
+"""A study's runs: what is done once, what a failure leaves, the command line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kedit_glue import job, study
+
+ONCE = ["base/score", "base/general"]
+MERGED = ["batch_000/merge", "batch_000/score", "batch_000/general"]
+WEIGHTS = {
+    "name": "weights",
+    "recipe": "../try.yaml",
+    "set": {"edits.limit": 2},
+    "axes": {"merge.parameters.weight": [0.4, 0.7, 1.0]},
+}
+NAMES = ["weight-0.4", "weight-0.7", "weight-1.0"]
+Main = Callable[..., int]
+
+
+class Bench:
+    """A study file beside the workplace's recipe; ``jobs`` are those of each cell, in order."""
+
+    def __init__(self, workplace: Any) -> None:
+        self.tool = workplace.tool
+        self.folder = workplace.folder / "runs" / "weights"
+        self.file = workplace.folder / "studies" / "weights.yaml"
+        self.file.parent.mkdir()
+        self.jobs: list[tuple[str, list[str]]] = []
+        self.behaviour: dict[str, dict[str, str]] = {}
+        """What the tool does in a cell, where it is not what it should."""
+
+    def write(self, **changed: Any) -> None:
+        self.file.write_text(yaml.safe_dump(WEIGHTS | changed), encoding="utf-8")
+
+    def run(self, options: job.Options, display: Any) -> Any:
+        [name] = [text.removeprefix("name=") for text in options.overrides if text.startswith("name=")]
+        self.tool.behave(self.behaviour.get(name, {}))
+        try:
+            return RUN(options, display)
+        finally:
+            self.jobs.append((name, self.tool.calls()))
+
+    def done(self) -> list[tuple[str, list[str]]]:
+        """Cells that were begun since the last call, and their jobs."""
+        found, self.jobs = self.jobs, []
+        return found
+
+    def document(self) -> Any:
+        return json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
+
+
+RUN = job.run
+
+
+@pytest.fixture
+def bench(workplace: Any, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(workplace)
+    made.write()
+    monkeypatch.setattr(job, "run", made.run)
+    monkeypatch.setattr(study, "Options", functools.partial(job.Options, python=workplace.tool.python))
+    return made
+
+
+@pytest.fixture
+def main(bench: Bench) -> Main:
+    return lambda *arguments: study.main([str(bench.file), *arguments])
+
+
+def with_result(bench: Bench) -> list[str]:
+    return [row["cell"] for row in bench.document()["cells"] if "metrics" in row]
+
+
+# -- cells --------------------------------------------------------------------------------------
+
+
+def test_cells_share_what_is_the_same(main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main() == 0
+    prepare = "setup/prepare"
+    assert bench.done() == [
+        (NAMES[0], [prepare, *ONCE, "batch_000/train", *MERGED]),
+        (NAMES[1], [prepare, *MERGED]),
+        (NAMES[2], [prepare, *MERGED]),
+    ]
+    out = capsys.readouterr().out
+    assert "cell 2 of 3: weight-0.7 (merge.parameters.weight=0.7)" in out
+    assert "batch 1 of 1: train: taken from weight-0.4" in out
+    weights = [yaml.safe_load((bench.folder / n / "batch_000" / "merge.yaml").read_text()) for n in NAMES]
+    assert [w["models"][0]["parameters"]["weight"] for w in weights] == [0.4, 0.7, 1.0]
+    assert with_result(bench) == NAMES
+    assert "| weight-0.7 | 0.7 | 100.0±0.0 | 50.0±0.0 |" in (bench.folder / "study.md").read_text(encoding="utf-8")
+    tuned = [bench.folder / name / "batch_000" / "tuned" / "model.safetensors" for name in NAMES]
+    assert os.path.samefile(tuned[0], tuned[2])
+
+
+def test_what_differs_before_training_shares_only_the_original_models_scores(main: Main, bench: Bench) -> None:
+    bench.write(axes={"train.loss_threshold": [0.01, 0.5]})
+    assert main() == 0
+    own = ["setup/prepare", "batch_000/train", *MERGED]
+    assert [jobs for _, jobs in bench.done()] == [["setup/prepare", *ONCE, *own[1:]], own]
+
+
+def test_a_cell_that_fails_does_not_stop_the_rest(main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.behaviour = {"weight-0.7": {"batch_000/merge": "exit_3"}}
+    assert main("--set", "train.epochs=4") == 1
+    assert [(name, jobs[-1]) for name, jobs in bench.done()] == [
+        (NAMES[0], "batch_000/general"),
+        (NAMES[1], "batch_000/merge"),
+        (NAMES[2], "batch_000/general"),
+    ]
+    assert with_result(bench) == [NAMES[0], NAMES[2]]
+    assert bench.document()["cells"][1]["cause"] == "batch 1 of 1: merge: exit code 3"
+    out = capsys.readouterr().out
+    assert "cell weight-0.7 failed: batch 1 of 1: merge: exit code 3\n  command: " in out
+    assert "\nwithout a result:\n  weight-0.7: batch 1 of 1: merge: exit code 3\n" in out
+    assert out.splitlines()[-2:] == [
+        "1 of 3 cells failed",
+        f"  what was finished stays; to go on: python -m kedit_glue.study {bench.file} --set train.epochs=4",
+    ]
+
+    bench.behaviour = {}
+    assert main("--set", "train.epochs=4") == 0
+    assert bench.done() == [(NAMES[0], []), (NAMES[1], MERGED), (NAMES[2], [])]
+    assert with_result(bench) == NAMES
+
+
+def test_a_cell_that_cannot_begin_is_a_failed_one(main: Main, bench: Bench) -> None:
+    with job.held(bench.folder / "weight-0.4"):
+        assert main() == 1
+    assert "is in use by process" in bench.document()["cells"][0]["cause"]
+    assert with_result(bench) == NAMES[1:]
+
+
+def test_named_cells_beside_the_grid(main: Main, bench: Bench) -> None:
+    sets = {"merge.method": "ties", "merge.parameters": {"density": 0.5, "weight": 0.8}}
+    bench.write(cells=[{"name": "ties", "set": sets}, {"name": "as-it-is"}], baseline="ties")
+    assert main() == 0
+    assert with_result(bench) == [*NAMES, "ties", "as-it-is"]
+    # the recipe's own weight is that of a cell: nothing is left to do
+    assert bench.done()[-1] == ("as-it-is", ["setup/prepare"])
+    assert [row["cell"] for row in bench.document()["differences"]] == [*NAMES, "as-it-is"]
+    merge = yaml.safe_load((bench.folder / "ties" / "batch_000" / "merge.yaml").read_text())
+    assert merge["models"][0]["parameters"] == {"density": 0.5, "weight": 0.8}
+
+
+def test_a_changed_study_does_again_what_it_changes(main: Main, bench: Bench) -> None:
+    assert main() == 0
+    bench.done()
+    bench.write(axes={"merge.parameters.weight": [0.4, 0.9]})
+    assert main() == 0
+    assert bench.done() == [(NAMES[0], []), ("weight-0.9", ["setup/prepare", *MERGED])]
+    assert with_result(bench) == [NAMES[0], "weight-0.9"]
+
+
+def test_fresh_takes_nothing_over_from_before(main: Main, bench: Bench) -> None:
+    assert main() == 0
+    first = bench.done()
+    assert main("--fresh") == 0
+    assert bench.done() == first
+
+
+# -- the command line ---------------------------------------------------------------------------
+
+
+def test_dry_run_starts_nothing(main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "weights: 3 cells of " in out and "in every cell: edits.limit=2" in out
+    assert (
+        "  1. weight-0.4  (baseline)\n       sets:   merge.parameters.weight=0.4\n"
+        f"       writes: {bench.folder / 'weight-0.4'}\n" in out
+    )
+    assert bench.done() == [] and not bench.folder.exists()
+    assert main() == 0
+    capsys.readouterr()
+    assert main("--dry-run") == 0
+    assert "  3. weight-1.0  (done)\n" in capsys.readouterr().out
+
+
+def test_table_shows_only_what_is_done_with_these_settings(
+    main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("--table") == 0
+    assert "  weight-0.4: not run yet\n  weight-0.7: not run yet\n" in capsys.readouterr().out
+    assert not bench.folder.exists()
+    assert main() == 0
+    bench.done()
+    for name in ("study.md", "study.json"):
+        (bench.folder / name).unlink()
+    assert main("--table") == 0
+    assert with_result(bench) == NAMES
+    bench.write(axes={"merge.parameters.weight": [0.4, 0.5]})
+    assert main("--table") == 0
+    assert with_result(bench) == [NAMES[0]]
+    bench.write(set={"edits.limit": 1, "edits.batch_size": 1})
+    assert main("--table") == 0
+    assert bench.done() == []
+
+
+@pytest.mark.parametrize("pair", [("--fresh", "--dry-run"), ("--fresh", "--table"), ("--table", "--dry-run")])
+def test_what_does_not_go_together(main: Main, bench: Bench, pair: Sequence[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(*pair)
+    assert ended.value.code == 2
+
+
+def test_interrupted_in_a_cell(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(options: job.Options, display: Any) -> Any:
+        if "name=weight-0.7" in options.overrides:
+            raise KeyboardInterrupt
+        return bench.run(options, display)
+
+    monkeypatch.setattr(job, "run", run)
+    assert main() == 130
+    assert f"to go on: python -m kedit_glue.study {bench.file}\n" in capsys.readouterr().out
+    assert with_result(bench) == NAMES[:1]
+    assert [row["cause"] for row in bench.document()["cells"]] == ["", "not run yet", "not run yet"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "values", "expected"),
+    [
+        ({"axis": {}}, (), "axis: unknown key"),
+        ({"axes": {"train.epochs": [0]}}, (), "train.epochs: 0 (whole number)"),
+        ({}, ("--set", "name=x"), "each cell has a name of its own"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_2(
+    main: Main, bench: Bench, capsys: pytest.CaptureFixture[str], changed: Any, values: Sequence[str], expected: str
+) -> None:
+    bench.write(**changed)
+    assert main(*values) == 2
+    found = capsys.readouterr()
+    assert f"1 problem in {bench.file}; nothing was started\n" in found.err and expected in found.err
+    assert found.out == "" and bench.done() == [] and not bench.folder.exists()
+
+
+def test_a_study_of_two_at_once(main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    with job.held(bench.folder):
+        assert main() == 2
+        assert main("--table") == 0
+    assert f"{bench.folder} is in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_a_runs_folder_is_no_studys(main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.folder.mkdir(parents=True)
+    (bench.folder / "resolved.yaml").write_text("")
+    assert main() == 2
+    expected = f"{bench.folder} holds a run or is a file: give the study another name\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_output_may_lie_elsewhere(main: Main, bench: Bench, tmp_path: Path) -> None:
+    assert main("--set", f"output={tmp_path / 'far'}") == 0
+    assert (tmp_path / "far" / "weights" / "weight-0.4" / "scores.json").is_file()
+    assert (tmp_path / "far" / "weights" / "study.json").is_file()
+
+
+def test_the_hub_may_be_asked_in_every_cell_or_in_none(
+    main: Main, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warm server's environment is that of the first cell."""
+    seen = []
+    monkeypatch.setattr(job, "needs_hub", lambda recipe: recipe.name == "weight-1.0")
+    monkeypatch.setattr(job, "quiet_environment", lambda offline: seen.append(offline) or {})
+    assert main() == 0
+    assert seen == [False, False, False]

@@ -1,0 +1,242 @@
+"""Study files: what is wrong with one is said with its place; names of cells; the studies that are shipped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kedit_glue import strict_yaml
+from kedit_glue.problems import RecipeError
+from kedit_glue.study_file import Loaded, grid, load_study, plan_cells
+
+HERE = Path(__file__).resolve().parents[2]
+HEAD = "name: try\nrecipe: recipe.yaml\n"
+RECIPE = "name: base\nmodel: smollm2-135m\nedits: {source: facts.json, batch_size: 4}\nseed: 3\n"
+NAMES = "letters, digits, '.', '_' and '-', at most 64 of them, a letter or digit first"
+CELLS = "a list of cells, such as {name: short, set: {train.epochs: 5}}"
+AXES = "a mapping of a recipe's keys to lists of values, such as {train.epochs: [5, 30]}"
+SETTINGS = "a mapping of a recipe's keys, such as {train.epochs: 5}"
+METHODS = {"task_arithmetic": frozenset({"weight", "density"}), "passthrough": frozenset({"scale"})}
+Make = Callable[[str], Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Writes ``studies/s.yaml`` beside a recipe; the current folder is the one above."""
+    (tmp_path / "studies").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies" / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "studies" / "facts.json").write_text("[]")
+
+    def write(text: str) -> Path:
+        path = Path("studies/s.yaml")
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def problems(work: Callable[[], Any]) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        work()
+    head, *lines = str(caught.value).splitlines()
+    count = len(lines)
+    assert head == f"{count} problem{'' if count == 1 else 's'} in studies/s.yaml; nothing was started"
+    return lines
+
+
+BAD: list[tuple[str, str]] = [
+    ("recipe: recipe.yaml\naxes: {seed: [1]}", f"  name: missing; allowed: {NAMES}; this key is required"),
+    ("name: a/b\nrecipe: recipe.yaml\naxes: {seed: [1]}", f":1:7  name: a/b (text); allowed: {NAMES}"),
+    (f"{HEAD}", "  there is no cell; allowed: axes, cells, or both"),
+    (f"{HEAD}axes: {{}}\ncells: []", "  there is no cell; allowed: axes, cells, or both"),
+    (
+        f"{HEAD}axis: {{seed: [1]}}",
+        ":3:1  axis: unknown key; known here: name, recipe, set, axes, cells, baseline; did you mean 'axes'?",
+    ),
+    (f"{HEAD}axes: [seed]", f":3:7  axes: [seed] (list); allowed: {AXES}"),
+    (f"{HEAD}axes: 1", f":3:7  axes: 1 (whole number); allowed: {AXES}"),
+    (f"{HEAD}axes: {{seed: 1}}", f":3:14  axes.seed: 1 (whole number); allowed: {AXES}"),
+    (f"{HEAD}axes: {{seed: []}}", f":3:14  axes.seed: [] (list); allowed: {AXES}"),
+    (
+        f"{HEAD}axes: {{seed: [1, 2, 1]}}",
+        ":3:21  axes.seed[2]: the value is there twice; allowed: each value once",
+    ),
+    (f"{HEAD}axes: {{name: [a]}}", f":3:14  axes.name: the study sets this key itself; allowed: {AXES}"),
+    (f"{HEAD}axes: {{output: [a]}}", f":3:16  axes.output: the study sets this key itself; allowed: {AXES}"),
+    (f"{HEAD}set: 3\naxes: {{seed: [1]}}", f":3:6  set: 3 (whole number); allowed: {SETTINGS}"),
+    (
+        f"{HEAD}set: {{name: x}}\naxes: {{seed: [1]}}",
+        f":3:13  set.name: the study sets this key itself; allowed: {SETTINGS}",
+    ),
+    (f"{HEAD}cells: {{name: x}}", f":3:8  cells: {{name: x}} (mapping); allowed: {CELLS}"),
+    (f"{HEAD}cells: [x]", f":3:9  cells[0]: x (text); allowed: {CELLS}"),
+    (
+        f"{HEAD}cells: [{{nmae: x}}]",
+        ":3:10  cells[0].nmae: unknown key; known here: name, set; did you mean 'name'?",
+    ),
+    (f"{HEAD}cells: [{{set: {{}}}}]", f":3:9  cells[0]: name is missing; allowed: {CELLS}"),
+    (f"{HEAD}cells: [{{name: ../x}}]", f":3:16  cells[0].name: ../x (text); allowed: {NAMES}"),
+    (f"{HEAD}cells: [{{name: 1.0}}]", f":3:16  cells[0].name: 1.0 (number); allowed: {NAMES}"),
+    (f"{HEAD}cells: [{{name: x, set: [1]}}]", f":3:24  cells[0].set: [1] (list); allowed: {SETTINGS}"),
+    (
+        f"{HEAD}cells: [{{name: x, set: {{output: y}}}}]",
+        f":3:33  cells[0].set.output: the study sets this key itself; allowed: {CELLS}",
+    ),
+    (
+        f"{HEAD}axes: {{seed: [1]}}\ncells:\n- {{name: x}}\n- {{name: seed-1}}",
+        ":6:10  cells[1].name: seed-1 is another cell's name, too; allowed: each name once",
+    ),
+    (
+        f"{HEAD}axes: {{seed: [1, 2]}}\nbaseline: sed-1",
+        ":4:11  baseline: there is no cell sed-1; allowed: seed-1, seed-2; did you mean 'seed-1'?",
+    ),
+    (
+        "name: try\nrecipe: nope.yaml\naxes: {seed: [1]}",
+        ":2:9  recipe: nope.yaml (text): no such file; allowed: a file that exists; looked for {0}/studies/nope.yaml "
+        "and {0}/nope.yaml",
+    ),
+    (f"{HEAD}axes: {{seed: [1}}", ":3:14  '[' is not closed; allowed: [one, two]"),
+    (f"{HEAD}axes: {{seed: [1], seed: [2]}}", ":3:19  axes.seed: the key is there twice (first in line 3); "
+                                             "allowed: each key once"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), BAD)
+def test_a_bad_study(make: Make, tmp_path: Path, text: str, expected: str) -> None:
+    path = make(text)
+    assert problems(lambda: load_study(path)) == ["studies/s.yaml" + expected.replace("{0}", str(tmp_path))]
+
+
+# -- cells --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("axes", "names"),
+    [
+        ({}, []),
+        ({"train.loss_threshold": [0.05, 0, 1.0e-5]}, [f"loss_threshold-{x}" for x in ("0.05", "0", "1.0e-05")]),
+        (
+            {"train.epochs": [1, 3], "train.inner_steps": [4, None]},
+            [f"epochs-{e}_inner_steps-{i}" for e in (1, 3) for i in ("4", "null")],
+        ),
+        ({"merge.method": ["ties"], "other.method": ["x"]}, ["merge.method-ties_other.method-x"]),
+        ({"train.layers": ["4-8", "last 4", "all"]}, ["layers-4-8", "layers-last-4", "layers-all"]),
+    ],
+)  # fmt: skip
+def test_names_of_the_grid(axes: dict[str, list[Any]], names: list[str]) -> None:
+    assert [cell.name for cell in grid(axes)] == names
+
+
+def test_names_that_would_be_the_same_or_too_long_are_marked() -> None:
+    names = [cell.name for cell in grid({"a": [{"x": 1}, ["x", 1], "y" * 80, "z"]})]
+    assert len(set(names)) == 4 and names[3] == "a-z"
+    assert all(re.fullmatch(r"a-[a-z0-9-]{1,56}-[0-9a-f]{6}", name) and len(name) <= 64 for name in names[:3])
+    assert [cell.name for cell in grid({"a": [{"x": 1}, ["x", 1], "y" * 80]})] == names[:3]  # and the same each time
+
+
+def cells(make: Make, text: str, *values: str) -> tuple[Loaded, list[Any]]:
+    loaded = load_study(make(HEAD + text))
+    return loaded, plan_cells(loaded, values, METHODS)
+
+
+def test_what_a_cell_runs(make: Make, tmp_path: Path) -> None:
+    loaded, [first, second, third] = cells(
+        make,
+        "set: {train: {epochs: 7}, train.layers: [1, 2], seed: 5}\naxes: {train.epochs: [1, 3]}\n"
+        "cells: [{name: '5', set: {merge.method: passthrough, merge.parameters: {}, seed: 6}}]",
+        "edits.limit=9",
+    )
+    assert loaded.recipe == tmp_path / "studies" / "recipe.yaml" and loaded.baseline == "epochs-1"
+    assert [(p.recipe.name, p.recipe.train.epochs, p.recipe.seed) for p in (first, second, third)] == [
+        ("epochs-1", 1, 5),
+        ("epochs-3", 3, 5),
+        ("5", 7, 6),
+    ]
+    assert {(p.recipe.edits.limit, p.recipe.train.layers, p.recipe.output) for p in (first, second, third)} == {
+        (9, (1, 2), "runs/try")
+    }
+    assert third.recipe.merge.parameters == {} and first.recipe.merge.parameters == {"weight": 0.7}
+    assert third.folder == tmp_path / "runs" / "try" / "5"
+    assert second.overrides == (
+        "train={epochs: 7}", "train.layers=[1, 2]", "seed=5", "train.epochs=3", "edits.limit=9", "name=epochs-3",
+        "output=runs/try",
+    )  # fmt: skip
+
+
+def test_what_is_wrong_with_a_cells_recipe_is_said_at_its_place(make: Make) -> None:
+    text = (
+        "set: {trian.epochs: 3, train.mini_batch: 4}\n"
+        "axes:\n  train.epochs: [5, 0]\n  edits.batch_size: [8, 2]\n"
+        "cells:\n- {name: x, set: {merge.parameters: {wieght: 1}}}\n- {name: y, set: {seed: -1}}\n"
+    )
+    found = problems(lambda: cells(make, text))
+    assert [line.partition("; allowed")[0].partition("; known")[0] for line in found] == [
+        "studies/s.yaml:3:7  trian: unknown key",
+        "studies/s.yaml:3:24  train.mini_batch: 4, while edits.batch_size is 2",
+        "studies/s.yaml:5:21  train.epochs: 0 (whole number)",
+        "studies/s.yaml:8:19  merge.parameters.wieght: mergekit's task_arithmetic has no such parameter",
+        "studies/s.yaml:9:19  seed: -1 (whole number)",
+    ]
+    assert not found[0].endswith("y") and "in cell" not in found[0]  # all of them have it
+    assert found[1].endswith("; in cells epochs-5_batch_size-2, epochs-0_batch_size-2")
+    assert found[4].endswith("; in cell y")
+
+
+def test_what_is_wrong_with_the_recipe_itself_is_said_once(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "studies" / "recipe.yaml").write_text(RECIPE + "spped: 1\n")
+    [found] = problems(lambda: cells(make, "axes: {seed: [1, 2]}"))
+    assert found.startswith(f"{tmp_path / 'studies' / 'recipe.yaml'}:5:1  spped: unknown key")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("name=x", "name: this cannot be changed here; each cell has a name of its own"),
+        ("train.epochs=4", "train.epochs: this cannot be changed here; studies/s.yaml says it for each cell"),
+        ("train={}", "train: this cannot be changed here; studies/s.yaml says it for each cell"),
+        ("merge.parameters.weight=1", "merge.parameters.weight: this cannot be changed here; studies/s.yaml says it "
+                                      "for each cell"),
+        ("seed=-1", "seed: -1 (whole number); allowed: a whole number from 0 to 4294967295"),
+        ("nonsense", "'nonsense' is no key=value; allowed: key=value, such as train.epochs=3"),
+    ],
+)  # fmt: skip
+def test_values_of_the_command_line(make: Make, value: str, expected: str) -> None:
+    text = "set: {seed: -2}\naxes: {train.epochs: [1]}\ncells: [{name: x, set: {merge.parameters: {weight: 1}}}]"
+    text = text if value.startswith("seed") else text.replace("-2", "2")
+    assert problems(lambda: cells(make, text, value)) == [f"--set {value.partition('=')[0]}  {expected}"]
+
+
+# -- the studies that are shipped ---------------------------------------------------------------
+
+TASK_VECTOR = frozenset({"int8_mask", "normalize", "rescale", "lambda", "weight", "density"})
+REGISTERED = {
+    **dict.fromkeys(("task_arithmetic", "ties", "dare_ties", "dare_linear"), TASK_VECTOR),
+    **dict.fromkeys(("breadcrumbs", "breadcrumbs_ties"), TASK_VECTOR | {"gamma"}),
+    **dict.fromkeys(("della", "della_linear"), TASK_VECTOR | {"epsilon"}),
+    "linear": frozenset({"weight", "normalize"}),
+    "slerp": frozenset({"t"}),
+    "sce": frozenset({"int8_mask", "select_topk"}),
+    "arcee_fusion": frozenset(),
+    "passthrough": frozenset({"scale"}),
+}  # as mergekit 0.1.5 registers them
+SHIPPED = sorted((HERE / "recipes" / "studies").glob("*.yaml"))
+
+
+def test_there_are_studies() -> None:
+    assert [path.stem for path in SHIPPED] == ["epochs_inner_steps", "merge_strategies", "threshold"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_study_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(HERE)
+    loaded = load_study(path)
+    planned = plan_cells(loaded, (), REGISTERED)
+    assert loaded.study.name == path.stem
+    assert len({strict_yaml.dump(p.recipe.model_dump(exclude={"name", "output"})) for p in planned}) == len(planned)
+    for each in planned:
+        assert each.recipe.edits.limit == each.recipe.edits.batch_size == 20, each.cell.name

@@ -1,0 +1,162 @@
+"""A study's tables, from scores made by hand and intervals computed by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from kedit_glue.scores import GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
+from kedit_glue.study_report import About, Result, draw, labels, markdown, rows, said, table, terminal
+
+ABOUT = About("try", "../recipe.yaml", "a", {"edits.limit": 3}, ["train.epochs"])
+CHOICES = {"metric": "acc", "change": -0.025, "change_95": [-0.068, 0.018], "noise": True}
+TEXT = {"metric": "word_perplexity", "change": 0.008, "change_95": [0.006, 0.01], "noise": False, "change_is": "ratio"}
+
+
+def scores_of(success: list[float], locality: list[dict[str, float | None]], steps: int = 5) -> dict[str, Any]:
+    """A run over facts f0, f1 … in two batches."""
+    facts = [
+        {
+            "id": f"f{n}", "prompt": f"p{n}", "target_new": "t",
+            "after": {SUCCESS: s, GENERALIZATION: None if n == 2 else s / 2, LOCALITY: kinds},
+        }
+        for n, (s, kinds) in enumerate(zip(success, locality, strict=True))
+    ]  # fmt: skip
+    return {
+        "facts": facts,
+        "batches": [
+            {"training": {"optimizer_steps": steps, "seconds": 10.5}, "merge": {"seconds": 2.25}},
+            {"training": {"optimizer_steps": 2, "seconds": 1.0}},
+        ],
+        "after": {"general_change": {"choices": CHOICES, "text": TEXT}},
+        "seconds": {"train": 11.5, "all": 90.0},
+    }
+
+
+A = scores_of([0.5, 1.0, 0.0], [{"near": 1.0, "far": 0.5}, {"near": 0.5, "far": None}, {"near": 1.0}])
+B = scores_of([1.0, 1.0, 0.75], [{"near": 0.5, "far": 0.0}, {"near": 0.0, "far": None}, {"near": 0.5}], steps=9)
+RESULTS = [
+    Result("a", {"train.epochs": 1}, A),
+    Result("b", {"train.epochs": 3}, B),
+    Result("c", {"merge.method": "ties"}, None, "batch 1 of 1: merge: exit code 3"),
+]
+
+
+def test_a_row_holds_means_intervals_and_cost() -> None:
+    first, _, last = rows(RESULTS)
+    # 0.5, 1, 0: mean 0.5, variance 0.25
+    assert first["metrics"][SUCCESS] == {"mean": 0.5, "half_95": pytest.approx(1.96 * 0.5 / math.sqrt(3)), "facts": 3}
+    # 0.25 and 0.5: mean 0.375, variance 0.03125; the third fact has no rephrasing
+    assert first["metrics"][GENERALIZATION] == {
+        "mean": 0.375, "half_95": pytest.approx(1.96 * math.sqrt(0.03125 / 2)), "facts": 2,
+    }  # fmt: skip
+    # each fact the mean over its kinds: 0.75, 0.5, 1
+    assert first["metrics"][LOCALITY]["mean"] == 0.75
+    assert PORTABILITY not in first["metrics"]
+    assert (first["optimizer_steps"], first["train_seconds"], first["merge_seconds"]) == (7, 11.5, 2.25)
+    assert first["all_seconds"] == 90.0 and first["general"]["text"] is TEXT
+    assert last == {"cell": "c", "settings": {"merge.method": "ties"}, "cause": "batch 1 of 1: merge: exit code 3"}
+
+
+def test_differences_pair_the_same_facts() -> None:
+    [found] = table(ABOUT, RESULTS)["differences"]
+    assert found["cell"] == "b"
+    # 0.5, 0, 0.75: mean 5/12, variance 0.4375/3 … by hand: ((1/12)² + (5/12)² + (4/12)²) / 2 = 42/288
+    half = 1.96 * math.sqrt(42 / 288 / 3)
+    assert found["metrics"][SUCCESS] == {
+        "difference": pytest.approx(5 / 12),
+        "difference_95": pytest.approx([5 / 12 - half, 5 / 12 + half]),
+        "facts": 3,
+        "excludes_zero": False,
+    }
+    # every fact loses a half: no spread at all
+    assert found["metrics"][LOCALITY] == {
+        "difference": -0.5, "difference_95": [-0.5, -0.5], "facts": 3, "excludes_zero": True,
+    }  # fmt: skip
+
+
+def test_only_facts_that_both_cells_have_are_compared() -> None:
+    fewer = scores_of([1.0, 0.5], [{"near": 1.0}, {"near": 1.0}])
+    fewer["facts"][1]["target_new"] = "another"
+    [found] = table(ABOUT, [RESULTS[0], Result("d", {}, fewer)])["differences"]
+    expected = {"difference": 0.5, "difference_95": None, "facts": 1, "excludes_zero": False}
+    assert found["metrics"][SUCCESS] == expected
+    other = scores_of([1.0], [{"near": 1.0}])
+    other["facts"][0]["id"] = "g0"
+    assert table(ABOUT, [RESULTS[0], Result("d", {}, other)])["differences"] == [{"cell": "d", "metrics": {}}]
+
+
+def test_without_the_baseline_nothing_is_compared() -> None:
+    document = table(ABOUT, [Result("a", {}, None, "not run yet"), RESULTS[1]])
+    assert document["differences"] == []
+    assert "Nothing to compare yet" in markdown(document)
+
+
+def test_markdown() -> None:
+    document = table(ABOUT, RESULTS)
+    assert json.loads(json.dumps(document)) == document
+    lines = markdown(document, "study.svg").splitlines()
+    assert lines[:3] == ["# try: a study of ../recipe.yaml", "", "In every cell: edits.limit=3."]
+    assert lines[4:9] == [
+        "| cell | epochs | edit success | generalization | locality | choices (points) | text (%) | steps | train | "
+        "merge | all |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| a | 1 | 50.0±56.6 | 37.5±24.5 | 75.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | 7 | 12 s | 2 s | "
+        "1 min 30 s |",
+        "| b | 3 | 91.7±16.3 | 50.0±0.0 | 25.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | 11 | 12 s | 2 s | "
+        "1 min 30 s |",
+        "| c | - | - | - | - | - | - | - | - | - | - |",
+    ]
+    assert "- c: batch 1 of 1: merge: exit code 3" in lines
+    assert "![locality against generalization](study.svg)" in lines
+    at = lines.index("## Less a")
+    assert lines[at + 2 : at + 5] == [
+        "| cell | edit success | generalization | locality | facts |",
+        "| --- | --- | --- | --- | --- |",
+        "| b | +41.7±43.2 | +12.5±24.5 | -50.0±0.0 * | 2-3 |",
+    ]
+    assert "- c: merge.method=ties" in lines
+
+
+def test_the_terminal_shows_both_tables_and_what_is_missing() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    for part in terminal(table(ABOUT, RESULTS)):
+        console.print(part, markup=False)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for shown in ("91.7±16.3", "try: less a", "-50.0±0.0 *", "without a result:\n  c: batch 1 of 1"):
+        assert shown in text
+
+
+def test_before_any_result_there_are_tables_all_the_same() -> None:
+    document = table(ABOUT, [Result("a", {"train.epochs": 1}, None, "not run yet")])
+    assert "| a | 1 | - | - | - | - |" in markdown(document)
+    assert [str(part) for part in terminal(document)] == ["\nwithout a result:\n  a: not run yet"]
+
+
+def test_words() -> None:
+    assert labels(["train.epochs", "merge.method", "x.method"]) == {
+        "train.epochs": "epochs", "merge.method": "merge.method", "x.method": "x.method",
+    }  # fmt: skip
+    assert said({"merge.parameters": {"weight": 1.0}, "name": "5"}) == "merge.parameters={weight: 1.0}, name='5'"
+    assert said({}) == "as it is"
+
+
+def test_the_picture_has_a_labelled_point_for_each_cell_that_has_both(tmp_path: Path) -> None:
+    path = tmp_path / "study.svg"
+    cells = rows([RESULTS[0], Result("$b & <c>", {}, B), RESULTS[2]])
+    assert draw(path, cells)
+    text = path.read_text(encoding="utf-8")
+    assert "$b &amp; &lt;c&gt;" in text and ">a<" in text and ">c<" not in text
+    assert draw(tmp_path / "again.svg", cells)
+    assert (tmp_path / "again.svg").read_text(encoding="utf-8") == text
+
+
+def test_nothing_to_draw(tmp_path: Path) -> None:
+    assert not draw(tmp_path / "study.svg", rows(RESULTS[2:]))
+    assert not (tmp_path / "study.svg").exists()
