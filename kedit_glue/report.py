@@ -115,6 +115,26 @@ def batch_rows(document: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def merge_rows(document: Mapping[str, Any]) -> list[list[str]]:
+    """Batch, norm of training's change, of what the merge left of it, density, agreement with the batch before."""
+    rows = []
+    for b in document["batches"]:
+        merge = b.get("merge", {})
+        if "task_vector_norm_merged" in merge:
+            agreement = merge.get("sign_agreement")
+            rows.append(
+                [
+                    str(b["batch"] + 1),
+                    f"{merge['task_vector_norm_tuned']:.3f}",
+                    f"{merge['task_vector_norm_merged']:.3f}",
+                    percent(merge["density"]),
+                    percent(agreement),
+                    merge.get("way", "-"),
+                ]
+            )
+    return rows
+
+
 SHORT = 9  # columns of such cells stay on one line on a narrow terminal
 EDIT_HEAD = ["", "before", "after", "facts", "what it is"]
 GENERAL_HEAD = ["task", "metric", "before", "after", "change [95 %]", "items", "verdict"]
@@ -123,12 +143,20 @@ BATCH_NOTE = (
     "success: of the batch just edited; so far, rephrased, locality: of all facts until then; time: train and merge"
 )
 
+MERGE_HEAD = ["batch", "change by training", "left by the merge", "density", "same signs", "merged"]
+MERGE_NOTE = (
+    "change: Euclidean norm of the difference to the model that was merged with, over all trained parameters; density: "
+    "share of them that differ after the merge; same signs: share of entries whose change has the sign of the batch "
+    "before's, among those that both changed; per layer and module: merge_stats.json"
+)
+
 
 def headline(document: Mapping[str, Any]) -> str:
     """One sentence: what was learned and what it cost."""
     after = document["after"]["edits"]
     facts = len(document["facts"])
-    parts = [f"{facts} facts in {len(document['batches'])} batches"]
+    batches = len(document["batches"])
+    parts = [f"{facts} fact{'s' * (facts != 1)} in {batches} batch{'es' * (batches != 1)}"]
     if scores.SUCCESS in after:
         parts.append(f"edit success {_value(scores.SUCCESS, after)}")
     if scores.GENERALIZATION in after:
@@ -204,7 +232,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
         "## Edits",
         "",
-        *_md_table(EDIT_HEAD, edit_rows(document)),
+        *markdown_table(EDIT_HEAD, edit_rows(document)),
         "",
     ]
     for metric in (scores.PORTABILITY, scores.LOCALITY):
@@ -213,11 +241,13 @@ def markdown(document: Mapping[str, Any]) -> str:
             named = ", ".join(f"{kind} {percent(value)}" for kind, value in kinds.items())
             lines += [f"{TITLES[metric].capitalize()} by kind, after: {named}.", ""]
     if rows := general_rows(document):
-        lines += ["## General ability (lm-eval)", "", *_md_table(GENERAL_HEAD, rows), ""]
-    lines += ["## Batch by batch", "", *_md_table(BATCH_HEAD, batch_rows(document)), "", f"{BATCH_NOTE}.", ""]
+        lines += ["## General ability (lm-eval)", "", *markdown_table(GENERAL_HEAD, rows), ""]
+    lines += ["## Batch by batch", "", *markdown_table(BATCH_HEAD, batch_rows(document)), "", f"{BATCH_NOTE}.", ""]
+    if rows := merge_rows(document):
+        lines += ["## What each merge did", "", *markdown_table(MERGE_HEAD, rows), "", f"{MERGE_NOTE}.", ""]
     if document["answers"]:
         lines += ["## What the model really says", "", "Greedy generation, at most 24 tokens.", ""]
-        lines += _md_table(
+        lines += markdown_table(
             ["prompt", "new answer", "before", "after"],
             [
                 [a["prompt"], a["target_new"], one_line(a["before"], 160), one_line(a["after"], 160)]
@@ -235,7 +265,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
     ]
     if missed:
-        lines += _md_table(
+        lines += markdown_table(
             ["fact", "prompt", "new answer", "edit success", "loss when trained"],
             [
                 [
@@ -272,7 +302,7 @@ def _names(facts: Sequence[Mapping[str, Any]], most: int = 20) -> str:
     return ", ".join(f["id"] for f in facts[:most]) + _more(len(facts), most) if facts else "none"
 
 
-def _md_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     def row(cells: Sequence[str]) -> str:
         flat = [" ".join(c.splitlines()) for c in cells]
         return "| " + " | ".join(c.replace("\\", "\\\\").replace("|", "\\|") for c in flat) + " |"

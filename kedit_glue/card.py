@@ -1,0 +1,75 @@
+"""``model/README.md``: the model card that travels with an edited model. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kedit_glue import report, strict_yaml
+from kedit_glue.models import PACKAGED
+from kedit_glue.recipe_schema import Recipe
+
+TAGS = ("mergekit", "merge", "knowledge-editing", "model-editing", "kedit-glue")
+
+
+def model_card(document: Mapping[str, Any], recipe: Recipe, merge_yaml: str) -> str:
+    """Front matter as the hub reads it, then what was done and measured; no fact's text is quoted.
+
+    ``document``: ``scores.json``; ``merge_yaml``: the last batch's, as mergekit ran it.
+    """
+    facts, batches = len(document["facts"]), len(document["batches"])
+    # the hub takes ids only: a folder of this machine means nothing there
+    base = PACKAGED[recipe.model].hub if recipe.model in PACKAGED else recipe.model
+    front: dict[str, Any] = {} if base.startswith("/") else {"base_model": [base], "base_model_relation": "merge"}
+    front |= {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": list(TAGS)}
+    trained = recipe.train.parameters or f"{', '.join(recipe.train.modules)} of layers {_layers(recipe)}"
+    way = f"LoRA of rank {recipe.train.lora.rank} on" if recipe.train.lora.rank else "robust supervised fine-tuning of"
+    name = base.rsplit("/", 1)[-1]
+    merged = f"`{recipe.merge.file or recipe.merge.method}`, onto the {recipe.merge.onto} model, {recipe.merge.when}"
+    return "\n".join(
+        [
+            "---",
+            strict_yaml.dump(front).rstrip(),
+            "---",
+            "",
+            f"# {document['run']}",
+            "",
+            f"{name} with {_count(facts, 'fact', 'facts')} edited in {_count(batches, 'batch', 'batches')} by "
+            f"kedit_glue: {way} {trained}, then merging ('Model Merging for Knowledge Editing', arXiv 2506.12384).",
+            "",
+            f"- Edits: {facts}, batches of {recipe.edits.batch_size}, seed {recipe.seed}",
+            f"- Merge: {merged}",
+            "- Recipe, merge YAML, scores and report: `provenance/`",
+            "",
+            "## Scores",
+            "",
+            *report.markdown_table(report.EDIT_HEAD, report.edit_rows(document)),
+            "",
+            *_general(document),
+            "## Last merge",
+            "",
+            "```yaml",
+            "\n".join(line for line in merge_yaml.splitlines() if not line.startswith("#")).strip(),
+            "```",
+            "",
+            "## Limits",
+            "",
+            "The scores are of the edited facts, of probes near them and of the tasks named above; what else changed "
+            "is not known. Check what matters to you before use. The licence is the base model's.",
+            "",
+        ]
+    )
+
+
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def _layers(recipe: Recipe) -> str:
+    layers = recipe.train.layers
+    return layers if isinstance(layers, str) else ", ".join(map(str, layers))
+
+
+def _general(document: Mapping[str, Any]) -> list[str]:
+    rows = report.general_rows(document)
+    return [*report.markdown_table(report.GENERAL_HEAD, rows), ""] if rows else []
