@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from kedit_glue import job
+from kedit_glue.batch_files import TEMPLATES
 from kedit_glue.modules import layer_numbers
 from kedit_glue.progress import Display
 from kedit_glue.recipe import Recipe, load_recipe
@@ -74,7 +75,7 @@ def test_llamafactory_takes_every_train_yaml(dry: Dry, parse: Any) -> None:
         assert model.model_name_or_path == said["model_name_or_path"]
         assert not model.trust_remote_code
         assert (data.dataset, data.dataset_dir) == (["edits"], str(file.parent))
-        assert (data.template, data.cutoff_len) == (train.template, train.cutoff_len)
+        assert (data.template, data.cutoff_len) == (TEMPLATES.get(train.template, train.template), train.cutoff_len)
         assert not data.packing and not data.streaming and data.val_size == 0
         assert training.learning_rate == train.learning_rate
         assert training.num_train_epochs == train.epochs and training.max_steps == -1

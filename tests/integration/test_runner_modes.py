@@ -23,9 +23,12 @@ def prepare_job(folder: Path, model: Path, cutoff: int) -> Job:
         "model": str(model),
         "facts": str(folder / "loaded.json"),
         "output": str(folder / "facts.json"),
-        "template": "empty",
+        "template": "bare",
         "cutoff_len": cutoff,
         "rephrasings": 1,
+        "contexts": 0,
+        "context_texts": None,
+        "seed": 0,
         "trust_remote_code": False,
     }
     return Job("facts", "prepare", arguments, folder, "prepare", "look at the facts")
