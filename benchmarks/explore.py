@@ -28,6 +28,7 @@ import torch
 from kedit_glue import corpus, facts, models, modules, scores
 from kedit_glue.rsft import sample_losses
 from kedit_glue.tools import easyedit, easyedit_compat, moments, protect
+from kedit_glue.tools.prepare import context_sentences, in_contexts
 
 METRICS = ("edit_success", "generalization", "locality")
 BASE: dict[str, Any] = {"lr": 1e-4, "layers": None, "k": 0, "epochs": 30, "threshold": 0.05}
@@ -131,8 +132,6 @@ class Bench:
                 p.requires_grad_(n in trained)
         protected = bool(s["k"] or s.get("energy") or s.get("strength"))
         vectors = self.directions(trained, s) if protected else {}
-        from kedit_glue.tools.prepare import context_sentences, in_contexts
-
         sentences = context_sentences(None) if s.get("contexts") else []
         data = [
             self.sample(prompt, f["target_new"])
@@ -214,12 +213,6 @@ def flat(found: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval, normal approximation."""
-    mean = sum(values) / len(values)
-    return mean, 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1) / len(values))
-
-
 def table(file: Path, baseline: str) -> None:
     runs = [json.loads(line) for line in file.read_text().splitlines()]
     base = next((r for r in runs if r["name"] == baseline and r["weight"] == 1), runs[0])
@@ -229,7 +222,7 @@ def table(file: Path, baseline: str) -> None:
     for run in runs:
         cells, means = [], []
         for metric in ("success", "generalization", "locality"):
-            mean, half = interval([v for f in run["facts"].values() if (v := f[metric]) is not None])
+            mean, half = scores.interval([v for f in run["facts"].values() if (v := f[metric]) is not None])
             means.append(mean)
             cells.append(f"{100 * mean:.1f} ± {100 * half:.1f}")
         h = 3 / sum(1 / max(m, 1e-9) for m in means)
@@ -239,7 +232,7 @@ def table(file: Path, baseline: str) -> None:
                 for i, f in run["facts"].items()
                 if f[metric] is not None and base["facts"][i][metric] is not None
             ]
-            mean, half = interval(pairs)
+            mean, half = scores.interval(pairs)
             cells.append(f"{100 * mean:+.1f} ± {100 * half:.1f}{'*' if abs(mean) > half else ''}")
         perplexity = f"{100 * run['perplexity']:+.1f} %"
         print(

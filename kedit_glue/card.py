@@ -34,8 +34,9 @@ def model_card(document: Mapping[str, Any], recipe: Recipe, merge_yaml: str) -> 
             "",
             f"# {document['run']}",
             "",
-            f"{name} with {_count(facts, 'fact', 'facts')} edited in {_count(batches, 'batch', 'batches')} by "
-            f"kedit_glue: {way} {trained}, then merging ('Model Merging for Knowledge Editing', arXiv 2506.12384).",
+            f"{name} with {report.counted(facts, 'fact', 'facts')} edited in "
+            f"{report.counted(batches, 'batch', 'batches')} by kedit_glue: {way} {trained}, then merging "
+            "('Model Merging for Knowledge Editing', arXiv 2506.12384).",
             "",
             f"- Edits: {facts}, batches of {recipe.edits.batch_size}, seed {recipe.seed}",
             f"- Merge: {merged}",
@@ -59,10 +60,6 @@ def model_card(document: Mapping[str, Any], recipe: Recipe, merge_yaml: str) -> 
             "",
         ]
     )
-
-
-def _count(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
 
 
 def _layers(recipe: Recipe) -> str:

@@ -24,6 +24,7 @@ from kedit_glue.merging import MergeMethod
 from kedit_glue.plan import Place, Plan, make_plan
 from kedit_glue.progress import Display
 from kedit_glue.recipe import Recipe, load_recipe, normalized
+from kedit_glue.recipe_schema import BARE
 from kedit_glue.runner import Job, Runner
 from kedit_glue.stage import quiet_environment
 from kedit_glue.tools.lm_eval import local_tasks
@@ -195,9 +196,14 @@ def make_model(
     function: str, arguments: Mapping[str, Any], folder: Path, runner: Runner, display: Display, advice: str
 ) -> Path:
     job = Job(f"model {arguments['model']}", function, arguments, folder / "setup", function, advice)
-    display.begin(job.title, None)
+    return Path(run_job(job, runner, display)["folder"])
+
+
+def run_job(job: Job, runner: Runner, display: Display, title: str | None = None) -> dict[str, Any]:
+    """What a job that is no stage returns; its progress is shown under its title, or under ``title``."""
+    display.begin(title or job.title, None)
     try:
-        return Path(runner.run(job, display.event)["folder"])
+        return runner.run(job, display.event)
     finally:
         display.end()
 
@@ -250,11 +256,7 @@ def prepare(
     record = setup / "prepare.record.json"
     if (left_out := answered_before(record, asked, target)) is None:
         record.unlink(missing_ok=True)
-        display.begin("loading the tools and the facts", None)
-        try:
-            found = runner.run(job, display.event)
-        finally:
-            display.end()
+        found = run_job(job, runner, display, "loading the tools and the facts")
         if not (setup / "facts.json").is_file():
             raise output_missing(job, f"no {setup / 'facts.json'}")
         left_out = found["left_out"]
@@ -290,11 +292,7 @@ def dry_fact(edit: Mapping[str, Any], rephrasings: int) -> dict[str, Any]:
 def place(recipe: Recipe, folder: Path, model: str, method: MergeMethod, device: str) -> Place:
     """What the plan stands on."""
     local = Path(model)
-    layers = None
-    if (local / "config.json").is_file():
-        config = models.read_config(local)
-        found = next((config[k] for k in ("num_hidden_layers", "n_layer", "num_layers") if k in config), None)
-        layers = found if isinstance(found, int) else None
+    layers = models.layer_count(local) if (local / "config.json").is_file() else None
     file = recipe.merge.file
     return Place(
         folder,
@@ -331,7 +329,7 @@ def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, disp
     else:
         findings.append(check.Finding("skipped", "model", f"{model} is not here yet"))
     findings.append(check.Finding("ok", "trained", str(plan.trained)))
-    if recipe.train.template not in ("bare", "empty"):
+    if recipe.train.template not in BARE:
         note = f"facts are trained in the template {recipe.train.template!r} and scored as bare prompts"
         findings.append(check.Finding("warn", "scores", note))
     findings.append(check.Finding("ok", "data", f"{sum(map(len, plan.batches))} facts in {len(plan.batches)} batches"))

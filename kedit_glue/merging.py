@@ -111,10 +111,6 @@ def each_number(setting: Any, change: Callable[[float], float]) -> Any:
     return [each_number(item, change) for item in setting]
 
 
-NAMES_A_MODEL = ("model", "base_model", "tokenizer_source", "source")
-"""Keys of a merge YAML whose value is a model's name."""
-
-
 def fill_in(content: Mapping[str, Any], names: Mapping[str, str], tuned: Sequence[Tuned]) -> dict[str, Any]:
     """A merge YAML of the user's with the run's models in place of ``original``, ``previous`` and ``tuned``.
 

@@ -139,6 +139,13 @@ def read_config(folder: Path) -> dict[str, object]:
     return config
 
 
+def layer_count(folder: Path) -> int | None:
+    """How many layers ``config.json`` says the model has, None where it does not say."""
+    config = read_config(folder)
+    found = next((config[k] for k in ("num_hidden_layers", "n_layer", "num_layers") if k in config), None)
+    return found if isinstance(found, int) else None
+
+
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     """Name -> shape of a model folder's tensors, from the headers of its safetensors files; None without any.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from kedit_glue import environment, models, modules
 from kedit_glue.atomic import new_folder
-from kedit_glue.job import CannotStart
+from kedit_glue.job import CannotStart, run_job
 from kedit_glue.progress import Display
 from kedit_glue.recipe_schema import Train
 from kedit_glue.run import any_terminal, guarded
@@ -68,11 +68,9 @@ def protect(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         models.read_config(folder)
     if output.exists():
         raise CannotStart(f"{output} is there already: give --output a new folder")
-    config = models.read_config(before)
-    count = next((config[k] for k in ("num_hidden_layers", "n_layer", "num_layers") if k in config), None)
-    train = Train.model_validate({"modules": options.modules, "layers": options.layers})
-    try:
-        what = modules.trained(train, count if isinstance(count, int) else None, models.tensor_shapes(before))
+    try:  # pydantic's ValidationError is a ValueError, too
+        train = Train.model_validate({"modules": options.modules, "layers": options.layers})
+        what = modules.trained(train, models.layer_count(before), models.tensor_shapes(before))
     except ValueError as error:
         raise CannotStart(str(error)) from None
     display.say(f"protecting {what}")
@@ -83,8 +81,7 @@ def protect(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         work = output.with_name(output.name + ".work")
         directions = work / "protect.safetensors"
         common = {"trainable": what.pattern, "device": environment.device("auto")}
-        found = run(
-            runner,
+        found = run_job(
             Job(
                 "directions of general text",
                 "protect",
@@ -103,10 +100,10 @@ def protect(options: argparse.Namespace, display: Display) -> dict[str, Any]:
                 work,
                 "protect",
             ),
+            runner,
             display,
         )
-        result = run(
-            runner,
+        result = run_job(
             Job(
                 "projection",
                 "project",
@@ -120,6 +117,7 @@ def protect(options: argparse.Namespace, display: Display) -> dict[str, Any]:
                 work,
                 "project",
             ),
+            runner,
             display,
         )
     held, left = result["in_directions_before"], result["in_directions_after"]
@@ -128,14 +126,6 @@ def protect(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         f"{result['change_after']:.3f}, in the {found['directions']:.0f} directions {held:.3f} -> {left:.2g}\n{output}"
     )
     return result
-
-
-def run(runner: Runner, job: Job, display: Display) -> dict[str, Any]:
-    display.begin(job.title, None)
-    try:
-        return runner.run(job, display.event)
-    finally:
-        display.end()
 
 
 if __name__ == "__main__":

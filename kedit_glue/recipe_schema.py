@@ -13,7 +13,10 @@ Metric = Literal["edit_success", "generalization", "portability", "locality", "f
 METRICS: tuple[Metric, ...] = ("edit_success", "generalization", "portability", "locality", "fluency")
 MAX_SEED = 2**32 - 1
 """NumPy, which every tool seeds, takes no larger one."""
-NAME = "letters, digits, '.', '_' and '-', at most 64 of them, a letter or digit first"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+NAMES = "letters, digits, '.', '_' and '-', at most 64 of them, a letter or digit first"
+BARE = ("bare", "empty")
+"""Values of ``train.template`` that mean the prompt alone, in our word and in LLaMA-Factory's."""
 LAYERS = "'all', a range such as '4-8', 'first 4', 'last 4', or a list of layer numbers from 0 and such ranges"
 PARAMETERS = "a mapping; each value a scalar, a list (a gradient over the layers) or a list of {filter, value}"
 INSTEAD = {
@@ -265,9 +268,9 @@ class Recipe(Section):
     name: str = _text(
         ...,
         "The run's name, also of its folder",
-        NAME,
+        NAMES,
         "my-run",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        pattern=f"^{NAME}$",
     )
     model: str = _text(
         ...,

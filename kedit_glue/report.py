@@ -32,6 +32,10 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
+def counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
 def _value(metric: str, summary: Mapping[str, Any]) -> str:
     entry = summary.get(metric)
     if entry is None or entry["mean"] is None:
@@ -156,7 +160,7 @@ def headline(document: Mapping[str, Any]) -> str:
     after = document["after"]["edits"]
     facts = len(document["facts"])
     batches = len(document["batches"])
-    parts = [f"{facts} fact{'s' * (facts != 1)} in {batches} batch{'es' * (batches != 1)}"]
+    parts = [f"{counted(facts, 'fact', 'facts')} in {counted(batches, 'batch', 'batches')}"]
     if scores.SUCCESS in after:
         parts.append(f"edit success {_value(scores.SUCCESS, after)}")
     if scores.GENERALIZATION in after:
@@ -182,13 +186,13 @@ def lost(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     """The scorecard as rich renderables and lines, in order."""
-    found: list[Table | Text] = [_table(f"{document['run']}: edits", EDIT_HEAD, edit_rows(document))]
+    found: list[Table | Text] = [table(f"{document['run']}: edits", EDIT_HEAD, edit_rows(document))]
     if rows := general_rows(document):
-        found.append(_table("general ability (lm-eval)", GENERAL_HEAD, rows))
-    found.append(_table(f"batch by batch ({BATCH_NOTE})", BATCH_HEAD, batch_rows(document)))
+        found.append(table("general ability (lm-eval)", GENERAL_HEAD, rows))
+    found.append(table(f"batch by batch ({BATCH_NOTE})", BATCH_HEAD, batch_rows(document)))
     if document["answers"]:
         found.append(
-            _table(
+            table(
                 "what the model really says (greedy, at most 24 tokens)",
                 ["prompt", "new answer", "before", "after"],
                 [
@@ -212,7 +216,7 @@ def _more(count: int, shown: int) -> str:
     return f" and {count - shown} more" if count > shown else ""
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(head):
         short = all(len(cells[position]) <= SHORT for cells in [head, *rows])

@@ -26,7 +26,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from kedit_glue.tools import Emit
+
 IGNORED = -100
-Emit = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ def _paired(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], 
     return [(value, after[doc]) for doc, value in before.items() if doc in after]
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
+def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half-width of its 95 % interval (normal approximation); half-width 0 for one value."""
     mean = sum(values) / len(values)
     if len(values) < 2:
@@ -194,8 +194,8 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _difference(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    change, half = _interval([float(b) - float(a) for a, b in pairs])
-    base, base_half = _interval([float(a) for a, _ in pairs])
+    change, half = interval([float(b) - float(a) for a, b in pairs])
+    base, base_half = interval([float(a) for a, _ in pairs])
     return {
         "change": change,
         "change_95": [change - half, change + half],
@@ -213,7 +213,7 @@ def _ratio_change(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> d
     def rate(values: Sequence[float]) -> tuple[float, float]:
         """Ratio estimator sum(values) / sum(weights) and the half-width of its interval (delta method)."""
         ratio = sum(values) / sum(weights)
-        _, half = _interval([(v - ratio * w) / mean_weight for v, w in zip(values, weights, strict=True)])
+        _, half = interval([(v - ratio * w) / mean_weight for v, w in zip(values, weights, strict=True)])
         return ratio, half
 
     change, half = rate([float(a[0]) - float(b[0]) for a, b in pairs])

@@ -10,18 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from kedit_glue import strict_yaml
 from kedit_glue.problems import SET_PREFIX, UNKNOWN_KEY, Problem, RecipeError, did_you_mean
 from kedit_glue.recipe import Recipe, load_recipe
 from kedit_glue.recipe_errors import Draft
+from kedit_glue.recipe_schema import NAME, NAMES, Section
 from kedit_glue.recipe_values import ValueProblem, collect
 from kedit_glue.strict_yaml import KeyPath, Positions
-from kedit_glue.study_report import labels, said
+from kedit_glue.study_report import labels, said, texts
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-NAMES = "letters, digits, '.', '_' and '-', at most 64 of them, a letter or digit first"
 SETTINGS = "a mapping of a recipe's keys, such as {train.epochs: 5}"
 CELLS = "a list of cells, such as {name: short, set: {train.epochs: 5}}"
 
@@ -87,15 +86,11 @@ def _key(default: Any, allowed: str, **rules: Any) -> Any:
     return Field(default, json_schema_extra={"allowed": allowed}, **rules)
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Named(Section):
     """A cell with a name of its own."""
 
     name: str
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default_factory=dict)
 
 
 class Study(Section):
@@ -220,7 +215,7 @@ def plan_cells(loaded: Loaded, values: Sequence[str], known: Mapping[str, frozen
     given = {_key_of(value) for value in values}
     planned = []
     for cell in loaded.cells:
-        overrides = [*_texts(loaded.study.set), *_texts(cell.settings), *values, *_texts({"name": cell.name})]
+        overrides = [*texts(loaded.study.set), *texts(cell.settings), *values, *texts({"name": cell.name})]
         try:
             recipe = load_recipe(loaded.recipe, overrides, known)
         except RecipeError as error:
@@ -231,15 +226,10 @@ def plan_cells(loaded: Loaded, values: Sequence[str], known: Mapping[str, frozen
         output = str(Path(recipe.output) / loaded.study.name)
         recipe = recipe.model_copy(update={"output": output})
         folder = Path(output).resolve() / cell.name
-        planned.append(Planned(cell, (*overrides, *_texts({"output": output})), recipe, folder))
+        planned.append(Planned(cell, (*overrides, *texts({"output": output})), recipe, folder))
     if wrong:
         raise RecipeError((_in_cells(p, names, len(loaded.cells)) for p, names in wrong.items()), str(loaded.file))
     return planned
-
-
-def _texts(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as after ``--set``."""
-    return [f"{key}={strict_yaml.dump(value, flow=True)}" for key, value in settings.items()]
 
 
 def _key_of(value: str) -> str:

@@ -106,7 +106,7 @@ def _mean(values: Sequence[float]) -> dict[str, Any]:
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and half-width of its 95 % interval; None for a single value, which has none."""
-    mean, half = scores._interval(values)
+    mean, half = scores.interval(values)
     return mean, half if len(values) > 1 else None
 
 
@@ -160,9 +160,14 @@ def labels(keys: Sequence[str]) -> dict[str, str]:
     return {key: end if often[end] == 1 else key for key, end in ends.items()}
 
 
+def texts(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as after ``--set``."""
+    return [f"{key}={strict_yaml.dump(value, flow=True)}" for key, value in settings.items()]
+
+
 def said(settings: Mapping[str, Any]) -> str:
     """Settings on one line, as after ``--set``."""
-    return ", ".join(f"{key}={strict_yaml.dump(value, flow=True)}" for key, value in settings.items()) or "as it is"
+    return ", ".join(texts(settings)) or "as it is"
 
 
 Column = tuple[str, list[str]]
@@ -280,11 +285,11 @@ def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     if any("metrics" in row for row in cells):
         edits = _head_and_rows(cells, *edit_columns(cells, _percent))
         cost = _head_and_rows(cells, *cost_columns(document))
-        found += [Text(), report._table(f"{name}: edits", *edits), Text(EDITS_NOTE)]
-        found += [Text(), report._table(f"{name}: general ability and cost", *cost), Text(COST_NOTE)]
+        found += [Text(), report.table(f"{name}: edits", *edits), Text(EDITS_NOTE)]
+        found += [Text(), report.table(f"{name}: general ability and cost", *cost), Text(COST_NOTE)]
     if differ:
         compared = _head_and_rows(differ, *difference_columns(document))
-        found += [Text(), report._table(f"{name}: less {document['baseline']}", *compared), Text(DIFFERENCE_NOTE)]
+        found += [Text(), report.table(f"{name}: less {document['baseline']}", *compared), Text(DIFFERENCE_NOTE)]
     if missing := without_result(document):
         found.append(Text("\n  ".join(["\nwithout a result:", *missing])))
     return found

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-Emit = Callable[[Mapping[str, Any]], None]
+from kedit_glue.tools import Emit
 
 BATCH = 16  # prompts in one forward pass, for models whose positions are relative
 FLUENCY_TOKENS = 100  # EasyEdit's own length, evaluate/evaluate.py:72

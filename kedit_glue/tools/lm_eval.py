@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-Emit = Callable[[Mapping[str, Any]], None]
+from kedit_glue.tools import Emit
 
 
 def preload() -> None:

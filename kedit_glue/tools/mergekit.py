@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,7 @@ from kedit_glue import merge_record, weights
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.merge_record import MergeError as MergeError
 from kedit_glue.merging import MergeMethod
-
-Emit = Callable[[Mapping[str, Any]], None]
+from kedit_glue.tools import Emit
 
 ALONE = frozenset(
     [

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kedit_glue.atomic import new_folder
-
-Emit = Callable[[Mapping[str, Any]], None]
+from kedit_glue.tools import Emit
 
 
 def unpack(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kedit_glue import moments
 from kedit_glue.moments import BATCH, MAX_TOKENS, Place
-
-Emit = Callable[[Mapping[str, Any]], None]
+from kedit_glue.tools import Emit
 
 
 def ensure(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kedit_glue.corpus import read_corpus
+from kedit_glue.recipe_schema import BARE
+from kedit_glue.tools import Emit
 
 
-def prepare(job: Mapping[str, Any], emit: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+def prepare(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     """Adds to each fact in ``job['facts']`` the text that LLaMA-Factory trains on.
 
     With the bare prompt (template ``empty``) nothing ends the answer (LLaMA-Factory 0.9.5, data/template.py:890),
@@ -96,7 +98,7 @@ def response_text(tokenizer: Any, prompt: str, target: str, template: str) -> st
     """What follows the prompt in training. Raises ValueError for a target that is no token at all."""
     if not encode(tokenizer, target):
         raise ValueError(f"the target {target!r} tokenizes to nothing")
-    if template not in ("bare", "empty"):
+    if template not in BARE:
         return target  # a chat template brings its own separator and end
     joint = encode(tokenizer, f"{prompt} {target}")
     for response in (f" {target}", target):

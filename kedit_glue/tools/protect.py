@@ -12,16 +12,17 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kedit_glue import models, moments
 from kedit_glue.atomic import link_or_copy
 from kedit_glue.corpus import name_of, read_corpus
+from kedit_glue.tools import Emit
 from kedit_glue.tools.moments import ensure
+from kedit_glue.weights import Stored, read_header
 
-Emit = Callable[[Mapping[str, Any]], None]
 WEIGHTS = frozenset([".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf"])
 
 
@@ -225,16 +226,16 @@ def project(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         if file.is_file() and file.suffix not in WEIGHTS:
             shutil.copy(file, output / file.name)
     squares = {"change_before": 0.0, "change_after": 0.0, "in_directions_before": 0.0, "in_directions_after": 0.0}
-    shards = sorted(set(stored.values()))
+    shards = sorted({at.file for at in stored.values()})
     for position, shard in enumerate(shards, 1):
-        names = [name for name in wanted if stored[name] == shard]
+        names = [name for name in wanted if stored[name].file == shard]
         target = output / shard.name
         target.unlink(missing_ok=True)
         if names:
             tensors = load_file(shard)
             for name in names:
                 vectors, first = found.vectors[wanted[name]], wanted[name] in found.inputs_first
-                with safe_open(originals[name], framework="pt") as opened:
+                with safe_open(originals[name].file, framework="pt") as opened:
                     start = opened.get_tensor(name).float()
                 if start.shape != tensors[name].shape or vectors.shape[0] != start.shape[0 if first else -1]:
                     raise ValueError(f"{name} has another shape in {job['before']} or in {job['directions']}")
@@ -251,38 +252,24 @@ def project(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     return {"matrices": len(wanted), **{key: value**0.5 for key, value in squares.items()}}
 
 
-def tensor_files(folder: Path) -> dict[str, Path]:
-    """Name of each tensor of a model folder -> the file that holds it."""
-    from safetensors import safe_open
-
-    found = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            found.update(dict.fromkeys(opened.keys(), file))
+def tensor_files(folder: Path) -> dict[str, Stored]:
+    """Each tensor of a model folder, and the file that holds it."""
+    found = {name: at for file in sorted(folder.glob("*.safetensors")) for name, at in read_header(file).items()}
     if not found:
         raise ValueError(f"{folder} holds no safetensors file")
     return found
 
 
-def matched(stored: Mapping[str, Path], known: Any, trainable: str) -> dict[str, str]:
+def matched(stored: Mapping[str, Stored], known: Any, trainable: str) -> dict[str, str]:
     """Names of the stored matrices that ``trainable`` finds -> their names among the ``known`` directions.
 
     Files of some models lack the first part of a parameter's name (``h.0…`` for ``transformer.h.0…``).
     Raises ValueError where a matrix that was asked for has no directions.
     """
-    from safetensors import safe_open
-
     names = {name.partition(".")[2]: name for name in known} | {name: name for name in known}
-    found, missing = {}, []
-    for name, file in stored.items():
-        if not re.search(trainable, name):
-            continue
-        if name in names:
-            found[name] = names[name]
-        elif trainable:
-            with safe_open(file, framework="pt") as opened:
-                if len(opened.get_slice(name).get_shape()) in (2, 3):
-                    missing.append(name)
+    asked = [name for name in stored if re.search(trainable, name)]
+    found = {name: names[name] for name in asked if name in names}
+    missing = [name for name in asked if trainable and name not in names and len(stored[name].shape) in (2, 3)]
     if missing or not found:
         raise ValueError(f"there are no directions for {', '.join(missing[:3]) or 'any matrix of the model'}")
     return found
