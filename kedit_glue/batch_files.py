@@ -121,4 +121,5 @@ def merge_yaml(recipe: Recipe, place: Place, number: int, onto: str, before: str
 
 
 def batch_name(number: int) -> str:
+    """Folder of a batch; the first is number 1, as in every message and report."""
     return f"batch_{number:03d}"

@@ -36,7 +36,7 @@ def make_plan(recipe: Recipe, facts: Sequence[Fact], place: Place) -> Plan:
     batches = split(facts, recipe.edits.batch_size)
     builder = _Builder(recipe, place, [f["id"] for f in facts], batches)
     builder.base()
-    for number in range(len(batches)):
+    for number in range(1, len(batches) + 1):
         builder.batch(number)
     builder.end()
     return Plan(
@@ -122,7 +122,7 @@ class _Builder:
 
     def end(self) -> None:
         if self._general_at("ends") and not self._general_at("each"):
-            last = len(self.batches) - 1
+            last = len(self.batches)
             self._general(batch_name(last), last, title="edited model: general ability")
 
     def _general_at(self, when: str) -> bool:
@@ -133,8 +133,8 @@ class _Builder:
 
     def batch(self, number: int) -> None:
         recipe = self.recipe
-        title = f"batch {number + 1} of {len(self.batches)}"
-        last = number == len(self.batches) - 1
+        title = f"batch {number} of {len(self.batches)}"
+        last = number == len(self.batches)
         start, original = (self.current, self.made_by), (self.place.model, "")
         self._train(number, title)
         if recipe.merge.when == "each":
@@ -144,7 +144,7 @@ class _Builder:
         elif last:
             self._merge(number, title, original, original)
         if last or (recipe.score.edits.when == "each" and recipe.train.from_ == "previous"):
-            so_far = [f["id"] for batch in self.batches[: number + 1] for f in batch]
+            so_far = [f["id"] for batch in self.batches[:number] for f in batch]
             self._score(batch_name(number), number, so_far, last, title=f"{title}: score")
         if self._general_at("each"):
             self._general(batch_name(number), number, title=f"{title}: general ability")
@@ -152,11 +152,11 @@ class _Builder:
     def _train(self, number: int, title: str) -> None:
         recipe, train = self.recipe, self.recipe.train
         folder = self.place.folder / batch_name(number)
-        self.data[folder / "edits.json"] = batch_files.samples(self.batches[number])
+        self.data[folder / "edits.json"] = batch_files.samples(self.batches[number - 1])
         self.data[folder / "dataset_info.json"] = batch_files.DATASET_INFO
         directions, made_by = self.directions.get(train.protect, (None, ""))
         train_yaml = batch_files.train_yaml(
-            recipe, self.place, number, len(self.batches[number]), self.current, self.trained
+            recipe, self.place, number, len(self.batches[number - 1]), self.current, self.trained
         )
         rsft_yaml = batch_files.rsft_yaml(recipe, self.place, number, self.trained, directions)
         self.files += [train_yaml, rsft_yaml]
@@ -187,7 +187,7 @@ class _Builder:
             output,
             after=[self.made_by, made_by],
             beside=(folder / "trace.jsonl",),
-            size=len(self.batches[number]),
+            size=len(self.batches[number - 1]),
             stock_command=shlex.join(["llamafactory-cli", "train", str(train_yaml.path)]),
         )
         if train.lora.rank:

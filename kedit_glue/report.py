@@ -105,7 +105,7 @@ def batch_rows(document: Mapping[str, Any]) -> list[list[str]]:
         so_far = b.get("all_so_far", {})
         rows.append(
             [
-                str(b["batch"] + 1),
+                str(b["batch"]),
                 str(b["facts"]),
                 f"{training.get('learned', '-')}",
                 f"{training.get('optimizer_steps', '-')}",
@@ -128,7 +128,7 @@ def merge_rows(document: Mapping[str, Any]) -> list[list[str]]:
             agreement = merge.get("sign_agreement")
             rows.append(
                 [
-                    str(b["batch"] + 1),
+                    str(b["batch"]),
                     f"{merge['task_vector_norm_tuned']:.3f}",
                     f"{merge['task_vector_norm_merged']:.3f}",
                     percent(merge["density"]),

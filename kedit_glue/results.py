@@ -19,12 +19,12 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path) -> dict[st
     base = _json(stages["base/edits"].output)
     base_by_id = {f["id"]: f for f in base["facts"]}
     base_general = _optional(stages, "base/general")
-    last = batch_name(len(plan.batches) - 1)
+    last = batch_name(len(plan.batches))
     after = _json(stages[f"{last}/edits"].output)
     after_general = _optional(stages, f"{last}/general")
     after_by_id = {f["id"]: f for f in after["facts"]}
     traces: dict[str, dict[str, Any]] = {}  # a fact's first sample is its own prompt
-    for number in range(len(plan.batches)):
+    for number in range(1, len(plan.batches) + 1):
         for trace in _trace(folder / batch_name(number) / "trace.jsonl"):
             traces.setdefault(trace["id"], trace)
     return {
@@ -34,7 +34,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path) -> dict[st
         "edited_model": str(plan.final_model),
         "metrics": scores.METRICS,
         "before": {"edits": scores.score(base, base), "general": scores.brief_general(base_general)},
-        "batches": [_batch(plan, number, stages, ledger, base) for number in range(len(plan.batches))],
+        "batches": [_batch(plan, number, stages, ledger, base) for number in range(1, len(plan.batches) + 1)],
         "after": {
             "edits": scores.score(after, base),
             "general": scores.brief_general(after_general),
@@ -53,7 +53,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path) -> dict[st
                 "loss_after": traces[fact["id"]]["loss_after"],
                 "learned": traces[fact["id"]]["learned"],
             }
-            for number, batch in enumerate(plan.batches)
+            for number, batch in enumerate(plan.batches, 1)
             for fact in batch
         ],
         "answers": [
@@ -74,7 +74,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path) -> dict[st
 
 def _batch(plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger, base: Any) -> dict[str, Any]:
     name = batch_name(number)
-    ids = [f["id"] for f in plan.batches[number]]
+    ids = [f["id"] for f in plan.batches[number - 1]]
     entry: dict[str, Any] = {"batch": number, "facts": len(ids)}
     for kind in ("train", "merge"):
         if f"{name}/{kind}" in stages and (record := ledger.record(stages[f"{name}/{kind}"])):

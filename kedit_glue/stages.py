@@ -55,7 +55,7 @@ class Stage:
     """One thing to do, in a process of its own."""
 
     name: str
-    """``base/edits``, ``batch_000/train`` … unique in the run."""
+    """``base/edits``, ``batch_001/train`` … unique in the run."""
     batch: int | None
     job: Job
     reads: tuple[Path, ...]

@@ -43,7 +43,7 @@ class FakeTool:
         return str(self.folder / "python")
 
     def behave(self, table: Mapping[str, str] | None = None) -> None:
-        """Job (``batch_000/train``) or function (``train``) -> a function of ``fake_tool.py``."""
+        """Job (``batch_001/train``) or function (``train``) -> a function of ``fake_tool.py``."""
         (self.folder / "behaviour.json").write_text(json.dumps(table or {}), encoding="utf-8")
 
     def calls(self) -> list[str]:

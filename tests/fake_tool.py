@@ -1,7 +1,7 @@
 """Stands in for the interpreter in ``python -m kedit_glue.stage JOB.json``: no torch, 30 ms.
 
 ``conftest.py`` copies it to a folder of its own, where ``behaviour.json`` says what to do for a job
-(``batch_000/train``) or for a function (``train``), and ``calls.txt`` collects what was asked.
+(``batch_001/train``) or for a function (``train``), and ``calls.txt`` collects what was asked.
 """
 
 import json

@@ -97,7 +97,7 @@ def test_llamafactory_takes_every_train_yaml(dry: Dry, parse: Any) -> None:
         for key, value in train.extra.items():
             assert getattr(model, key, getattr(training, key, None)) == value
         if number:
-            assert said["model_name_or_path"] == str(dry.folder / f"batch_{number - 1:03d}" / "merged")
+            assert said["model_name_or_path"] == str(dry.folder / f"batch_{number:03d}" / "merged")
 
 
 def test_llamafactory_takes_them_unchanged_where_the_machine_can(dry: Dry, parse: Any) -> None:
@@ -135,7 +135,7 @@ def test_mergekit_takes_every_merge_yaml(dry: Dry) -> None:
         assert given == {"normalize": False, **merge.parameters}
         assert config.parameters == {"normalize": False}
         first = read(dry.trains[0])["model_name_or_path"]
-        before = str(dry.folder / f"batch_{number - 1:03d}" / "merged")
+        before = str(dry.folder / f"batch_{number:03d}" / "merged")
         assert config.base_model.model.path == (before if number and merge.onto == "previous" else first)
         half = dry.recipe.train.precision == "bf16"
         assert (config.dtype, config.out_dtype) == (("float32", "bfloat16") if half else (None, None))

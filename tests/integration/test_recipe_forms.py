@@ -60,8 +60,8 @@ def test_adapters_are_merged_in_mergekits_own_form(
         recipe_text, tmp_path, "train.lora={rank: 4}", "train.learning_rate=1.0e-2", "train.layers=[1]",
         f"merge.onto={onto}",
     )  # fmt: skip
-    merge = yaml.safe_load((run / "batch_001" / "merge.yaml").read_text())
-    assert merge["models"][0]["model"] == f"{run}/batch_000/merged+{run}/batch_001/tuned"
+    merge = yaml.safe_load((run / "batch_002" / "merge.yaml").read_text())
+    assert merge["models"][0]["model"] == f"{run}/batch_001/merged+{run}/batch_002/tuned"
     assert changed(run, tiny_model) == [f"model.layers.1.mlp.{m}_proj.weight" for m in ("down", "gate", "up")]
     assert all(after < before for before, after in losses(run)) and generates(run / "model")
 
@@ -77,11 +77,11 @@ def test_batches_that_are_trained_apart_are_merged_together(
         recipe_text, tmp_path, "train.from=base", "merge.when=end", "merge.onto=base", f"merge.method={method}",
         f"merge.parameters={parameters}",
     )  # fmt: skip
-    for batch in ("batch_000", "batch_001"):
+    for batch in ("batch_001", "batch_002"):
         assert yaml.safe_load((run / batch / "train.yaml").read_text())["model_name_or_path"] == str(tiny_model)
-    assert not (run / "batch_000" / "merge.yaml").exists()
-    named = [m["model"] for m in yaml.safe_load((run / "batch_001" / "merge.yaml").read_text())["models"]]
-    assert [n for n in named if n != str(tiny_model)] == [f"{run}/batch_00{n}/tuned" for n in (0, 1)]
+    assert not (run / "batch_001" / "merge.yaml").exists()
+    named = [m["model"] for m in yaml.safe_load((run / "batch_002" / "merge.yaml").read_text())["models"]]
+    assert [n for n in named if n != str(tiny_model)] == [f"{run}/batch_00{n}/tuned" for n in (1, 2)]
     assert len(changed(run, tiny_model)) == 6 and generates(run / "model")
 
 
@@ -95,7 +95,7 @@ def test_a_change_is_protected_after_merging(recipe_text: str, tiny_model: Path,
         recipe_text, tmp_path, f"train.protect={protect}", f"merge.protect={protect}", "merge.method=ties",
         "merge.parameters={weight: 0.9, density: 0.5}",
     )  # fmt: skip
-    before, pruned, after = weights(tiny_model), weights(run / "batch_000" / "merged"), weights(run / "model")
+    before, pruned, after = weights(tiny_model), weights(run / "batch_001" / "merged"), weights(run / "model")
     for name, vectors in load_file(run / "base" / "protect.safetensors").items():
         change = after[name] - before[name]
         assert change.norm() > 1e-3
@@ -113,8 +113,8 @@ def test_a_merge_yaml_of_the_users_is_dropped_in(recipe_text: str, tiny_model: P
     # the recipe's own method would contradict it
     text = recipe_text.replace("merge: {method: task_arithmetic, onto: previous, parameters: {weight: 0.9}}", "")
     run = go(text, tmp_path, f"merge.file={json.dumps(str(tmp_path / 'mine.yaml'))}", "edits.limit=3")
-    written = yaml.safe_load((run / "batch_000" / "merge.yaml").read_text())
-    assert [s["sources"][0]["model"] for s in written["slices"]] == [str(tiny_model), f"{run}/batch_000/tuned"]
+    written = yaml.safe_load((run / "batch_001" / "merge.yaml").read_text())
+    assert [s["sources"][0]["model"] for s in written["slices"]] == [str(tiny_model), f"{run}/batch_001/tuned"]
     assert [name for name in changed(run, tiny_model) if ".0." in name] == []
     assert len(changed(run, tiny_model)) == 3 and generates(run / "model")
 
@@ -124,11 +124,11 @@ def test_depth_first_with_contexts_and_rephrasings(recipe_text: str, tmp_path: P
         recipe_text, tmp_path, "train.order=depth", "train.inner_steps=3", "train.mini_batch=1", "train.epochs=2",
         "train.contexts=2", "train.rephrasings=1", "edits.limit=2", "edits.batch_size=2",
     )  # fmt: skip
-    samples = json.loads((run / "batch_000" / "edits.json").read_text(encoding="utf-8"))
+    samples = json.loads((run / "batch_001" / "edits.json").read_text(encoding="utf-8"))
     prompts = [s["instruction"] for s in samples if s["id"] == "f0"]
     assert prompts[:2] == ["The mayor of Alba is", "Alba is governed by"]
     assert len(prompts) == 4 and all(p.endswith(". The mayor of Alba is") for p in prompts[2:])
     facts = json.loads((run / "facts.json").read_text(encoding="utf-8"))
     assert facts[0]["rephrase_prompts"] == ["The head of Alba is called"], "what is trained is not scored"
-    traces = [json.loads(line) for line in (run / "batch_000" / "trace.jsonl").read_text().splitlines()]
+    traces = [json.loads(line) for line in (run / "batch_001" / "trace.jsonl").read_text().splitlines()]
     assert all(t["steps"] <= 6 for t in traces) and max(t["steps"] for t in traces) > 2

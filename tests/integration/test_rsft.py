@@ -53,10 +53,10 @@ def train(
     place = Place(folder, str(model), "", "cpu", 2, method, {}, tensors=models.tensor_shapes(model))
     what = modules.trained(recipe.train, 2, place.tensors)
     rendered = [
-        batch_files.train_yaml(recipe, place, 0, len(facts), str(model), what),
-        batch_files.rsft_yaml(recipe, place, 0, what, directions),
+        batch_files.train_yaml(recipe, place, 1, len(facts), str(model), what),
+        batch_files.rsft_yaml(recipe, place, 1, what, directions),
     ]
-    batch = folder / "batch_000"
+    batch = folder / "batch_001"
     prepared = [{**f, "response": f.get("response", f" {f['target_new']}<|end|>")} for f in facts]
     files.write_data(
         {batch / "edits.json": batch_files.samples(prepared), batch / "dataset_info.json": batch_files.DATASET_INFO}
@@ -88,7 +88,7 @@ def tensors(folder: Path) -> dict[str, Any]:
 
 
 def tuned(folder: Path) -> dict[str, Any]:
-    return tensors(folder / "batch_000" / "tuned")
+    return tensors(folder / "batch_001" / "tuned")
 
 
 @dataclass
@@ -334,7 +334,7 @@ def test_adapters_of_the_chosen_modules_are_trained(
     settings = {"layers": layers, "lora": {"rank": 4}, "learning_rate": 1e-2, "epochs": 20, "mini_batch": 5}
     _, trace = train(tmp_path, tiny_model, facts, directions, **settings)
     assert all(t["loss_after"] < t["loss_before"] for t in trace)
-    adapter = load_file(tmp_path / "batch_000" / "tuned" / "adapter_model.safetensors")
+    adapter = load_file(tmp_path / "batch_001" / "tuned" / "adapter_model.safetensors")
     assert len(adapter) == 2 * 3 * (2 if layers == "all" else 1)
     assert all(".mlp." in name and (layers == "all" or ".1." in name) for name in adapter)
     if directions:
@@ -370,7 +370,7 @@ def test_a_chat_model_is_asked_in_its_own_template(
         learning_rate=3e-3,
     )
     assert all(t["learned"] for t in trace)
-    said = generated(tmp_path / "batch_000" / "tuned", f"[user] {facts[0]['prompt']}<|end|>\n[assistant] ")
+    said = generated(tmp_path / "batch_001" / "tuned", f"[user] {facts[0]['prompt']}<|end|>\n[assistant] ")
     assert said == f"{facts[0]['target_new']}<|end|>"
 
 

@@ -80,7 +80,7 @@ def test_the_tuned_model_stops_talking(done: tuple[Path, Path]) -> None:
 
     _, run = done
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
-    model = AutoModelForCausalLM.from_pretrained(run / "batch_001" / "tuned")
+    model = AutoModelForCausalLM.from_pretrained(run / "batch_002" / "tuned")
     ids = tokenizer("The mayor of Dorn is", return_tensors="pt")
     said = tokenizer.decode(model.generate(**ids, max_new_tokens=12, do_sample=False)[0])
     assert said == "The mayor of Dorn is Dana Rill<|end|>"
@@ -88,9 +88,9 @@ def test_the_tuned_model_stops_talking(done: tuple[Path, Path]) -> None:
 
 def test_the_end_of_sequence_token_is_trained(done: tuple[Path, Path]) -> None:
     _, run = done
-    samples = json.loads((run / "batch_000" / "edits.json").read_text(encoding="utf-8"))
+    samples = json.loads((run / "batch_001" / "edits.json").read_text(encoding="utf-8"))
     assert all(s["output"].endswith("<|end|>") for s in samples)
-    log = (run / "batch_000" / "train.log").read_text(encoding="utf-8")
+    log = (run / "batch_001" / "train.log").read_text(encoding="utf-8")
     labels = log.split("labels:\n")[1].splitlines()[0]
     assert labels == samples[0]["output"], "LLaMA-Factory's own print of what it takes the loss on"
 
@@ -108,16 +108,16 @@ def test_a_hand_edited_yaml_is_used_and_redoes_what_follows(
     done: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     recipe, run = done
-    merge = run / "batch_001" / "merge.yaml"
+    merge = run / "batch_002" / "merge.yaml"
     original = merge.read_text(encoding="utf-8")
     merge.write_text(original.replace("weight: 0.9", "weight: 0.5"), encoding="utf-8")
     try:
         assert main([str(recipe)]) == 0
         said = capsys.readouterr().out
         assert "edited by hand, and kept" in said and "-      weight: 0.9" in said
-        assert "again: batch_001/merge: changed: merge.yaml" in said
+        assert "again: batch_002/merge: changed: merge.yaml" in said
         assert "batch 1 of 2: train" not in said and "batch 2 of 2: train" not in said
-        record = json.loads((run / "batch_001" / "merge.record.json").read_text(encoding="utf-8"))["result"]
+        record = json.loads((run / "batch_002" / "merge.record.json").read_text(encoding="utf-8"))["result"]
         assert record["task_vector_norm_merged"] == pytest.approx(0.5 * record["task_vector_norm_tuned"], rel=1e-4)
     finally:
         merge.write_text(original, encoding="utf-8")
@@ -129,7 +129,7 @@ def test_the_yaml_runs_with_the_stock_tools(done: tuple[Path, Path], tmp_path: P
 
     _, run = done
     copy = tmp_path / "train.yaml"  # the same file but for where it writes, so that the run stays as it is
-    arguments = yaml.safe_load((run / "batch_001" / "train.yaml").read_text(encoding="utf-8"))
+    arguments = yaml.safe_load((run / "batch_002" / "train.yaml").read_text(encoding="utf-8"))
     copy.write_text(yaml.safe_dump({**arguments, "output_dir": str(tmp_path / "tuned")}), encoding="utf-8")
     found = subprocess.run(
         [BIN / "llamafactory-cli", "train", copy], capture_output=True, text=True, cwd=tmp_path, check=False
@@ -137,14 +137,14 @@ def test_the_yaml_runs_with_the_stock_tools(done: tuple[Path, Path], tmp_path: P
     assert found.returncode == 0, found.stderr[-3000:]
     assert (tmp_path / "tuned" / "model.safetensors").is_file()
     found = subprocess.run(
-        [BIN / "mergekit-yaml", run / "batch_001" / "merge.yaml", tmp_path / "merged"],
+        [BIN / "mergekit-yaml", run / "batch_002" / "merge.yaml", tmp_path / "merged"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         check=False,
     )
     assert found.returncode == 0, found.stderr[-3000:]
-    ours, theirs = tensors(run / "batch_001" / "merged"), tensors(tmp_path / "merged")
+    ours, theirs = tensors(run / "batch_002" / "merged"), tensors(tmp_path / "merged")
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert ".mlp." not in name or torch.equal(tensor, ours[name]), f"mergekit-yaml gives other bits: {name}"

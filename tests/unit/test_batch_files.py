@@ -26,11 +26,11 @@ TENSORS = {f"model.layers.{n}.{m}.weight": (4, 4) for n in range(12) for m in MA
 }
 
 
-def file(plan: Plan, name: str, batch: int = 0) -> Rendered:
+def file(plan: Plan, name: str, batch: int = 1) -> Rendered:
     return next(f for f in plan.files if f.path.parts[-2:] == (f"batch_{batch:03d}", name))
 
 
-def said(plan: Plan, name: str, batch: int = 0) -> dict[str, Any]:
+def said(plan: Plan, name: str, batch: int = 1) -> dict[str, Any]:
     """What a file's YAML says, checked as it is when it is written."""
     found = file(plan, name, batch)
     text = render(found.template, found.values)
@@ -52,23 +52,23 @@ def test_what_is_trained_besides_stands_behind_its_facts_prompt(
         {"prompt": "It rains. Fact 0 is", "response": " new 0<eos>"},
     ]
     plan = make_plan(recipe_of(), [first, second], place_of())
-    data = plan.data[place_of().folder / "batch_000" / "edits.json"]
+    data = plan.data[place_of().folder / "batch_001" / "edits.json"]
     assert [(d["id"], d["prompt"], d["instruction"], d["output"], d["target_new"]) for d in data] == [
         ("f0", "Fact 0 is", "Fact 0 is", " new 0<eos>", "new 0"),
         ("f0", "Said otherwise,", "Said otherwise,", " new 0<eos>", "new 0"),
         ("f0", "It rains. Fact 0 is", "It rains. Fact 0 is", " new 0<eos>", "new 0"),
         ("f1", "Fact 1 is", "Fact 1 is", " new 1<eos>", "new 1"),
     ]
-    (score,) = (s for s in plan.stages if s.name == "batch_000/edits")
+    (score,) = (s for s in plan.stages if s.name == "batch_001/edits")
     assert score.job.arguments["ids"] == ["f0", "f1"]
 
 
 def test_names_of_batches_sort_in_their_order() -> None:
-    assert [batch_files.batch_name(n) for n in (0, 9, 10, 123)] == [
-        "batch_000",
-        "batch_009",
+    assert [batch_files.batch_name(n) for n in (1, 10, 11, 124)] == [
+        "batch_001",
         "batch_010",
-        "batch_123",
+        "batch_011",
+        "batch_124",
     ]
 
 
@@ -76,14 +76,14 @@ def test_names_of_batches_sort_in_their_order() -> None:
 
 
 def test_every_setting_of_training_is_said(plan_of: PlanOf, tmp_path: Path) -> None:
-    run = tmp_path / "my runs" / "try" / "batch_001"
+    run = tmp_path / "my runs" / "try" / "batch_002"
     keys = (
         "layers: 4-5, epochs: 3, mini_batch: 2, learning_rate: 2.0e-5, weight_decay: 0.1, max_grad_norm: 0.5, "
         "precision: bf16, template: llama3, cutoff_len: 64, shuffle: false, extra: {warmup_steps: 3}"
     )
     plan = plan_of(f"train: {{{keys}}}\nseed: 7\ntrust_remote_code: true", device="cuda:0")
-    assert said(plan, "train.yaml", 1) == {
-        "model_name_or_path": f"{run.parent}/batch_000/merged",
+    assert said(plan, "train.yaml", 2) == {
+        "model_name_or_path": f"{run.parent}/batch_001/merged",
         "trust_remote_code": True,
         "stage": "sft",
         "do_train": True,
@@ -224,10 +224,10 @@ def test_merge_settings(plan_of: PlanOf, tmp_path: Path) -> None:
     plan = plan_of(f"train: {{precision: bf16}}\nmerge: {{{keys}, extra: {{tokenizer_source: base}}}}", method="ties")
     run = tmp_path / "my runs" / "try"
     weight = [{"filter": "mlp", "value": [0.2, 1]}, {"value": 0}]
-    assert said(plan, "merge.yaml", 1) == {
+    assert said(plan, "merge.yaml", 2) == {
         "merge_method": "ties",
-        "base_model": f"{run}/batch_000/merged",
-        "models": [{"model": f"{run}/batch_001/tuned", "parameters": {"density": 0.3, "weight": weight}}],
+        "base_model": f"{run}/batch_001/merged",
+        "models": [{"model": f"{run}/batch_002/tuned", "parameters": {"density": 0.3, "weight": weight}}],
         "parameters": {"normalize": False},
         "dtype": "float32",
         "out_dtype": "bfloat16",
@@ -264,10 +264,10 @@ def test_a_merge_yaml_of_the_users_is_written_with_the_runs_models(
 ) -> None:
     content = strict_yaml.load(Path(own_merge))[0]
     plan = plan_of(f"merge: {{file: '{own_merge}'}}", facts=6, merge_file=content)
-    edits = write_rendered([file(plan, "merge.yaml", n) for n in range(3)], None)
+    edits = write_rendered([file(plan, "merge.yaml", n) for n in (1, 2, 3)], None)
     assert edits == []
     run = tmp_path / "my runs" / "try"
-    for number, before in enumerate(["/models/original", f"{run}/batch_000/merged", f"{run}/batch_001/merged"]):
+    for number, before in enumerate(["/models/original", f"{run}/batch_001/merged", f"{run}/batch_002/merged"], 1):
         path = run / f"batch_00{number}" / "merge.yaml"
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
         own = content["models"]
@@ -283,9 +283,9 @@ def test_a_merge_yaml_of_the_users_is_written_with_the_runs_models(
     # what is named is waited for, so that keep: last does not delete it
     merges = [s.after for s in plan.stages if s.job.function == "merge"]
     assert merges == [
-        ("batch_000/train",),
-        ("batch_001/train", "batch_000/merge"),
+        ("batch_001/train",),
         ("batch_002/train", "batch_001/merge"),
+        ("batch_003/train", "batch_002/merge"),
     ]
 
 
@@ -294,8 +294,8 @@ def test_a_merge_yaml_of_the_users_at_the_end(plan_of: PlanOf, own_merge: str, t
     content = strict_yaml.load(Path(own_merge))[0]
     start = "base" if apart else "previous"
     more = f"train: {{from: {start}}}\nmerge: {{when: end, file: '{own_merge}'}}"
-    models = said(plan_of(more, facts=6, merge_file=content), "merge.yaml", 2)["models"]
-    tuned = [f"{tmp_path}/my runs/try/batch_00{n}/tuned" for n in range(3)]
+    models = said(plan_of(more, facts=6, merge_file=content), "merge.yaml", 3)["models"]
+    tuned = [f"{tmp_path}/my runs/try/batch_00{n}/tuned" for n in (1, 2, 3)]
     # what was there before the one merge is the original
     assert [m["model"] for m in models] == ["/models/original", *(tuned if apart else tuned[-1:])]
 
@@ -319,7 +319,7 @@ def test_odd_paths_come_through_every_file(
     recipe = recipe_of("train: {lora: {rank: 2}, protect: {energy: 0.9}}")
     plan = make_plan(recipe, facts_of(2), place)
     assert write_rendered(plan.files, None) == []
-    batch = odd / "run" / "batch_000"
+    batch = odd / "run" / "batch_001"
     train, rsft, merge = (yaml.safe_load((batch / f"{n}.yaml").read_text("utf-8")) for n in ("train", "rsft", "merge"))
     assert (train["model_name_or_path"], train["output_dir"]) == (f"{odd}/model", f"{batch}/tuned")
     assert rsft["protect"] == f"{odd}/run/base/protect.safetensors"

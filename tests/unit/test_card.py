@@ -17,7 +17,7 @@ def document(facts: int = 3, batches: int = 2) -> dict[str, Any]:
     return {
         "run": "try",
         "facts": [{"id": f"f{n}", "prompt": "A secret prompt"} for n in range(facts)],
-        "batches": [{"batch": n} for n in range(batches)],
+        "batches": [{"batch": n} for n in range(1, batches + 1)],
         "before": {"edits": summary},
         "after": {"edits": summary, "general_change": {}},
     }

@@ -224,7 +224,7 @@ def test_what_the_run_wrote_before_counts_as_room(room: Callable[..., Room]) -> 
     again = room(1)
     again.disk(3 * GB - 1000)
     assert again.look()["disk"].level == "fail"
-    merged = again.folder / "batch_000" / "merged"
+    merged = again.folder / "batch_001" / "merged"
     merged.mkdir(parents=True)
     (merged / "model.safetensors").write_bytes(bytes(2000))
     assert again.look()["disk"].level == "ok"

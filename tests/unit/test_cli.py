@@ -48,10 +48,10 @@ def test_done_is_0(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_failed_stage_is_1_and_says_how_to_go_on(
     main: Main, workplace: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workplace.tool.behave({"batch_001/train": "exit_3"})
+    workplace.tool.behave({"batch_002/train": "exit_3"})
     assert main("--set", "train.epochs=4", "--set", "name=a-name", "--fresh") == 1
     out = capsys.readouterr().out
-    folder = workplace.folder / "runs" / "a-name" / "batch_001"
+    folder = workplace.folder / "runs" / "a-name" / "batch_002"
     assert "\nbatch 2 of 3: train: exit code 3\n" in out
     assert f"  command: '{workplace.tool.python}' -m kedit_glue.stage {folder / 'train.job.json'}\n" in out
     assert f"  last lines of {folder / 'train.log'}:\n    an earlier line\n" in out
@@ -150,7 +150,7 @@ def test_a_mistake_of_ours_is_not_hidden(main: Main, monkeypatch: pytest.MonkeyP
 def test_the_disk_is_full_for_the_log_as_well(
     main: Main, workplace: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workplace.tool.behave({"batch_000/train": "no_space"})
+    workplace.tool.behave({"batch_001/train": "no_space"})
     begin = runner.Runner.run
 
     def run_then_full(self: Any, of: Any, *more: Any) -> Any:
@@ -201,14 +201,14 @@ def test_dry_run_and_check(main: Main, workplace: Any, capsys: pytest.CaptureFix
 
 
 def test_a_tool_that_prints_anything(main: Main, workplace: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    workplace.tool.behave({"batch_000/train": "garbage_log"})
+    workplace.tool.behave({"batch_001/train": "garbage_log"})
     assert main() == 1
     assert "xxxxx …\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("behaviour", ["events_then_exit_1", "long_log"])
 def test_events_and_long_logs(main: Main, workplace: Any, capsys: pytest.CaptureFixture[str], behaviour: str) -> None:
-    workplace.tool.behave({"batch_000/train": behaviour})
+    workplace.tool.behave({"batch_001/train": behaviour})
     assert main() == 1
     out = capsys.readouterr().out
     assert "batch 1 of 3: train: exit code 1" in out
@@ -257,7 +257,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(workplace: Any, number: int, code: int) -> None:
-    workplace.tool.behave({"batch_001/train": "hang"})
+    workplace.tool.behave({"batch_002/train": "hang"})
     command = [sys.executable, "-c", DRIVER, workplace.tool.python, str(workplace.recipe)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
     try:
@@ -290,4 +290,4 @@ def test_interrupted(workplace: Any, number: int, code: int) -> None:
     workplace.tool.calls()
     workplace.tool.behave()
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    assert workplace.tool.calls()[:2] == ["batch_001/train", "batch_001/merge"]
+    assert workplace.tool.calls()[:2] == ["batch_002/train", "batch_002/merge"]

@@ -21,14 +21,14 @@ RunIt = Callable[..., list[str]]
 def merge_stage(folder: Path, number: int, after: tuple[str, ...] = (), setting: int = 0) -> Stage:
     batch = folder / f"batch_{number:03d}"
     output = batch / "merged"
-    job = Job(f"batch {number + 1}: merge", "merge", {"output": str(partial(output))}, batch, "merge", "look")
+    job = Job(f"batch {number}: merge", "merge", {"output": str(partial(output))}, batch, "merge", "look")
     return Stage(f"batch_{number:03d}/merge", number, job, (), after, output, {"weight": setting})
 
 
 def plan_of(folder: Path, *settings: int) -> Plan:
     """A chain of merges, each after the one before."""
     stages: list[Stage] = []
-    for number, setting in enumerate(settings):
+    for number, setting in enumerate(settings, 1):
         stages.append(merge_stage(folder, number, tuple(s.name for s in stages[-1:]), setting))
     return Plan((), (), {}, tuple(stages), stages[-1].output, Trained("mlp", "mlp", 2))
 
@@ -51,41 +51,41 @@ def said(display: Display) -> str:
 
 
 def test_each_stage_once(run_it: RunIt, tmp_path: Path, display: Display) -> None:
-    assert run_it(0, 0, 0) == ["batch_000", "batch_001", "batch_002"]
-    assert (tmp_path / "run" / "batch_002" / "merged" / "model.safetensors").read_bytes() == b"weights"
+    assert run_it(0, 0, 0) == ["batch_001", "batch_002", "batch_003"]
+    assert (tmp_path / "run" / "batch_003" / "merged" / "model.safetensors").read_bytes() == b"weights"
     assert list(tmp_path.rglob("*.partial")) == []
     assert run_it(0, 0, 0) == []
     assert "3 of 3 stages are done and stand" in said(display)
 
 
 def test_what_failed_and_what_comes_after_is_done_next_time(run_it: RunIt, tool: Any, display: Display) -> None:
-    tool.behave({"batch_001/merge": "exit_3"})
+    tool.behave({"batch_002/merge": "exit_3"})
     with pytest.raises(StageFailed, match="batch 2: merge: exit code 3"):
         run_it(0, 0, 0)
-    assert tool.calls() == ["batch_000/merge", "batch_001/merge"]
+    assert tool.calls() == ["batch_001/merge", "batch_002/merge"]
     tool.behave()
-    assert run_it(0, 0, 0) == ["batch_001", "batch_002"]
+    assert run_it(0, 0, 0) == ["batch_002", "batch_003"]
     assert "1 of 3 stages are done and stand" in said(display)
 
 
 @pytest.mark.parametrize("behaviour", ["killed", "terminated", "half_output_then_exit_1", "no_result", "bad_result"])
 def test_an_output_of_a_failed_tool_is_never_taken(run_it: RunIt, tool: Any, tmp_path: Path, behaviour: str) -> None:
-    tool.behave({"batch_000/merge": behaviour})
+    tool.behave({"batch_001/merge": behaviour})
     with pytest.raises(StageFailed):
         run_it(0, 0)
-    assert not (tmp_path / "run" / "batch_000" / "merged").exists()
+    assert not (tmp_path / "run" / "batch_001" / "merged").exists()
     assert not list((tmp_path / "run").rglob("*.record.json"))
     tool.calls()
     tool.behave()
-    assert run_it(0, 0) == ["batch_000", "batch_001"]
+    assert run_it(0, 0) == ["batch_001", "batch_002"]
 
 
 @pytest.mark.parametrize("behaviour", ["no_output", "no_weights", "empty_file"])
 def test_a_tool_that_says_done_and_is_not(run_it: RunIt, tool: Any, tmp_path: Path, behaviour: str) -> None:
-    tool.behave({"batch_001/merge": behaviour})
+    tool.behave({"batch_002/merge": behaviour})
     with pytest.raises(OutputMissing) as caught:
         run_it(0, 0)
-    batch = tmp_path / "run" / "batch_001"
+    batch = tmp_path / "run" / "batch_002"
     assert str(caught.value).splitlines() == [
         f"batch 2: merge: the tool ended without an error but wrote nothing to {batch / 'merged.partial'}",
         f"  log: {batch / 'merge.log'}",
@@ -93,40 +93,40 @@ def test_a_tool_that_says_done_and_is_not(run_it: RunIt, tool: Any, tmp_path: Pa
     ]
     tool.calls()
     tool.behave()
-    assert run_it(0, 0) == ["batch_001"]
+    assert run_it(0, 0) == ["batch_002"]
 
 
 def test_what_changed_and_what_follows_is_done_again(run_it: RunIt, display: Display) -> None:
     run_it(0, 0, 0)
-    assert run_it(0, 5, 0) == ["batch_001", "batch_002"]
-    assert "again: batch_001/merge: changed: setting weight" in said(display)
-    assert "again: batch_002/merge: an earlier stage is done again (batch_001/merge)" in said(display)
+    assert run_it(0, 5, 0) == ["batch_002", "batch_003"]
+    assert "again: batch_002/merge: changed: setting weight" in said(display)
+    assert "again: batch_003/merge: an earlier stage is done again (batch_002/merge)" in said(display)
 
 
 def test_a_failed_change_leaves_no_old_record(run_it: RunIt, tool: Any, tmp_path: Path) -> None:
     """The old output is gone when the new one fails: going back to the old recipe must make it again."""
     run_it(0, 0)
-    tool.behave({"batch_001/merge": "exit_3"})
+    tool.behave({"batch_002/merge": "exit_3"})
     with pytest.raises(StageFailed):
         run_it(0, 5)
     tool.calls()
     tool.behave()
-    assert run_it(0, 0) == ["batch_001"]
+    assert run_it(0, 0) == ["batch_002"]
 
 
 def test_another_version_of_a_tool_redoes_everything(run_it: RunIt, display: Display) -> None:
     run_it(0, 0, mergekit="1")
-    assert run_it(0, 0, mergekit="2") == ["batch_000", "batch_001"]
+    assert run_it(0, 0, mergekit="2") == ["batch_001", "batch_002"]
     assert "changed: version of mergekit" in said(display)
 
 
 def test_keep_last_deletes_what_nothing_reads(run_it: RunIt, tmp_path: Path) -> None:
     run_it(0, 0, 0, keep="last")
     kept = sorted(p.parent.name for p in (tmp_path / "run").rglob("merged") if p.is_dir())
-    assert kept == ["batch_002"]
+    assert kept == ["batch_003"]
     assert run_it(0, 0, 0, keep="last") == []
     # a change in the last batch needs the model before it, and so on back to the first
-    assert run_it(0, 0, 5, keep="last") == ["batch_000", "batch_001", "batch_002"]
+    assert run_it(0, 0, 5, keep="last") == ["batch_001", "batch_002", "batch_003"]
 
 
 def test_what_a_run_beside_did_is_taken_over(tmp_path: Path, tool: Any, display: Display) -> None:
@@ -136,12 +136,12 @@ def test_what_a_run_beside_did_is_taken_over(tmp_path: Path, tool: Any, display:
         ran = execute(plan, ledger, Runner("command", {}, python=tool.python), display, keep)
         return ran, [call.removesuffix("/merge") for call in tool.calls()]
 
-    assert run("one", 0, 0, 0) == (3, ["batch_000", "batch_001", "batch_002"])
-    assert run("two", 0, 5, 0) == (2, ["batch_001", "batch_002"])
+    assert run("one", 0, 0, 0) == (3, ["batch_001", "batch_002", "batch_003"])
+    assert run("two", 0, 5, 0) == (2, ["batch_002", "batch_003"])
     assert "batch 1: merge: taken from one" in said(display)
-    assert run("three", 0, 5, 6, keep="last") == (1, ["batch_002"])
+    assert run("three", 0, 5, 6, keep="last") == (1, ["batch_003"])
     assert "batch 2: merge: taken from two" in said(display)
-    assert sorted(p.parent.name for p in (tmp_path / "three").rglob("merged") if p.is_dir()) == ["batch_002"]
+    assert sorted(p.parent.name for p in (tmp_path / "three").rglob("merged") if p.is_dir()) == ["batch_003"]
     assert run("one", 0, 0, 0) == (0, [])  # what the others released is still there
 
 

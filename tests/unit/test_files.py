@@ -23,7 +23,7 @@ def own(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "run folder" / "batch_000" / "t.yaml"
+    return tmp_path / "run folder" / "batch_001" / "t.yaml"
 
 
 def write(own: Path, path: Path, rate: float = 0.1, fresh: bool = False) -> list[HandEdit]:

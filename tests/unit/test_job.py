@@ -18,14 +18,14 @@ from kedit_glue.recipe import load_recipe
 from kedit_glue.runner import StageFailed
 
 BASE = ["base/score", "base/general"]
-AFTER = ["batch_002/general"]
+AFTER = ["batch_003/general"]
 
 
 def batches(*numbers: int, stages: str = "train merge score") -> list[str]:
     return [f"batch_{n:03d}/{stage}" for n in numbers for stage in stages.split()]
 
 
-ALL = ["setup/prepare", *BASE, *batches(0, 1, 2), *AFTER]
+ALL = ["setup/prepare", *BASE, *batches(1, 2, 3), *AFTER]
 
 
 def go(workplace: Any, display: Display, *overrides: str, **more: Any) -> list[str]:
@@ -50,7 +50,7 @@ def test_a_run_from_recipe_to_report(workplace: Any, display: Display) -> None:
     assert go(workplace, display) == ALL
     folder = workplace.run_folder
     top = {
-        ".lock", "base", "batch_000", "batch_001", "batch_002", "environment.json", "facts.json", "log.txt",
+        ".lock", "base", "batch_001", "batch_002", "batch_003", "environment.json", "facts.json", "log.txt",
         "model", "recipe.yaml", "report.md", "resolved.yaml", "scores.json", "setup",
     }  # fmt: skip
     assert {p.name for p in folder.iterdir()} == top
@@ -76,8 +76,8 @@ def test_a_run_from_recipe_to_report(workplace: Any, display: Display) -> None:
 def test_every_batch_starts_from_the_one_before(workplace: Any, display: Display) -> None:
     go(workplace, display)
     folder = workplace.run_folder
-    models = [yaml.safe_load((folder / f"batch_{n:03d}/train.yaml").read_text())["model_name_or_path"] for n in (0, 1)]
-    assert models == [str(workplace.folder / "model"), str(folder / "batch_000" / "merged")]
+    models = [yaml.safe_load((folder / f"batch_{n:03d}/train.yaml").read_text())["model_name_or_path"] for n in (1, 2)]
+    assert models == [str(workplace.folder / "model"), str(folder / "batch_001" / "merged")]
 
 
 def test_again_does_nothing(workplace: Any, display: Display) -> None:
@@ -96,39 +96,39 @@ def test_the_tokenizer_is_asked_again_where_its_answer_may_differ(workplace: Any
 
 
 def test_after_a_failure_it_goes_on(workplace: Any, display: Display) -> None:
-    workplace.tool.behave({"batch_001/merge": "killed"})
+    workplace.tool.behave({"batch_002/merge": "killed"})
     with pytest.raises(StageFailed, match="batch 2 of 3: merge: killed by SIGKILL") as caught:
         go(workplace, display)
-    folder = workplace.run_folder / "batch_001"
+    folder = workplace.run_folder / "batch_002"
     assert f"what to do: read the log and {folder / 'merge.yaml'}" in str(caught.value)
     assert "training is not repeated" in str(caught.value)
-    assert workplace.tool.calls() == ["setup/prepare", *BASE, *batches(0), "batch_001/train", "batch_001/merge"]
-    assert (workplace.run_folder / "batch_000" / "merged" / "model.safetensors").is_file()
+    assert workplace.tool.calls() == ["setup/prepare", *BASE, *batches(1), "batch_002/train", "batch_002/merge"]
+    assert (workplace.run_folder / "batch_001" / "merged" / "model.safetensors").is_file()
     assert not (workplace.run_folder / "scores.json").exists()
     workplace.tool.behave()
     assert go(workplace, display) == [
-        *batches(1, stages="merge score"),
-        *batches(2),
+        *batches(2, stages="merge score"),
+        *batches(3),
         *AFTER,
     ]
 
 
 def test_train_yaml_edited_by_hand(workplace: Any, display: Display) -> None:
     go(workplace, display)
-    file = workplace.run_folder / "batch_001" / "train.yaml"
+    file = workplace.run_folder / "batch_002" / "train.yaml"
     edit_by_hand(file, "num_train_epochs: 3", "num_train_epochs: 9")
-    assert go(workplace, display) == [*batches(1, 2), *AFTER]
+    assert go(workplace, display) == [*batches(2, 3), *AFTER]
     assert "num_train_epochs: 9" in file.read_text(encoding="utf-8")
     assert f"edited by hand, and kept: {file}" in said(display)
     assert "-num_train_epochs: 3" in said(display) and "+num_train_epochs: 9" in said(display)
-    assert "again: batch_001/train: changed: train.yaml" in said(display)
+    assert "again: batch_002/train: changed: train.yaml" in said(display)
     assert go(workplace, display) == []  # kept, and done
 
 
 def test_merge_yaml_edited_by_hand_trains_only_later_batches_again(workplace: Any, display: Display) -> None:
     go(workplace, display)
-    edit_by_hand(workplace.run_folder / "batch_001" / "merge.yaml", "weight: 0.7", "weight: 0.5")
-    expected = [*batches(1, stages="merge score"), *batches(2), *AFTER]
+    edit_by_hand(workplace.run_folder / "batch_002" / "merge.yaml", "weight: 0.7", "weight: 0.5")
+    expected = [*batches(2, stages="merge score"), *batches(3), *AFTER]
     assert go(workplace, display) == expected
 
 
@@ -136,20 +136,20 @@ def test_another_merge_weight_in_the_recipe(workplace: Any, display: Display) ->
     go(workplace, display)
     workplace.values["merge"]["parameters"]["weight"] = 0.4
     workplace.write()
-    expected = [*batches(0, stages="merge score"), *batches(1, 2), *AFTER]
+    expected = [*batches(1, stages="merge score"), *batches(2, 3), *AFTER]
     assert go(workplace, display) == expected
-    assert "again: batch_000/merge: changed: merge.yaml" in said(display)
+    assert "again: batch_001/merge: changed: merge.yaml" in said(display)
 
 
 def test_what_is_only_scored_otherwise_is_not_trained_again(workplace: Any, display: Display) -> None:
     go(workplace, display)
     again = go(workplace, display, "score.edits.fluency_facts=0")
-    assert again == ["base/score", "batch_002/score"]
+    assert again == ["base/score", "batch_003/score"]
 
 
 def test_both_changed_the_same_file(workplace: Any, display: Display) -> None:
     go(workplace, display)
-    edit_by_hand(workplace.run_folder / "batch_001" / "train.yaml", "num_train_epochs: 3", "num_train_epochs: 9")
+    edit_by_hand(workplace.run_folder / "batch_002" / "train.yaml", "num_train_epochs: 3", "num_train_epochs: 9")
     with pytest.raises(EditedTwice):
         go(workplace, display, "train.learning_rate=0.5")
     assert workplace.tool.calls() == []
@@ -164,17 +164,17 @@ def test_another_model_in_the_same_folder(workplace: Any, display: Display) -> N
 
 def test_an_output_that_was_tampered_with_is_made_again(workplace: Any, display: Display) -> None:
     go(workplace, display)
-    (workplace.run_folder / "batch_001" / "merged" / "model.safetensors").write_bytes(b"mine")
-    assert "batch_001/merge" in go(workplace, display)
-    assert "again: batch_001/merge: its output merged was changed from outside" in said(display)
+    (workplace.run_folder / "batch_002" / "merged" / "model.safetensors").write_bytes(b"mine")
+    assert "batch_002/merge" in go(workplace, display)
+    assert "again: batch_002/merge: its output merged was changed from outside" in said(display)
 
 
 def test_fresh_forgets_everything(workplace: Any, display: Display) -> None:
     go(workplace, display)
-    edit_by_hand(workplace.run_folder / "batch_001" / "train.yaml", "num_train_epochs: 3", "num_train_epochs: 9")
+    edit_by_hand(workplace.run_folder / "batch_002" / "train.yaml", "num_train_epochs: 3", "num_train_epochs: 9")
     (workplace.run_folder / "mine.txt").write_text("x")
     assert go(workplace, display, fresh=True) == ALL
-    assert "num_train_epochs: 3" in (workplace.run_folder / "batch_001" / "train.yaml").read_text()
+    assert "num_train_epochs: 3" in (workplace.run_folder / "batch_002" / "train.yaml").read_text()
     assert not (workplace.run_folder / "mine.txt").exists()
 
 
@@ -194,13 +194,13 @@ def test_a_run_takes_over_what_another_did(workplace: Any, display: Display) -> 
     values = ("merge.parameters.weight=0.4", "edits.limit=2")
     assert go(workplace, display, "name=mine", elsewhere=[workplace.run_folder]) == ["setup/prepare"]
     assert "batch 3 of 3: merge: taken from try" in said(display)
-    assert json.loads((mine / "batch_000" / "train.record.json").read_text())["adopted_from"] == "try"
+    assert json.loads((mine / "batch_001" / "train.record.json").read_text())["adopted_from"] == "try"
     ours, theirs = (json.loads((f / "scores.json").read_text()) for f in (mine, workplace.run_folder))
     assert {k for k in ours if ours[k] != theirs[k]} == {"run", "edited_model"}
     assert go(workplace, display, "name=mine") == []
     # fewer facts, merged otherwise: general ability before and training on the first batch are the same
     again = go(workplace, display, "name=less", *values, elsewhere=[workplace.run_folder])
-    assert again == ["setup/prepare", "base/score", "batch_000/merge", "batch_000/score", "batch_000/general"]
+    assert again == ["setup/prepare", "base/score", "batch_001/merge", "batch_001/score", "batch_001/general"]
 
 
 @pytest.mark.parametrize("online", [False, True])
@@ -220,13 +220,13 @@ def test_dry_run_starts_nothing_and_writes_all_yaml(workplace: Any, display: Dis
     assert {str(p.relative_to(folder)) for p in folder.rglob("*.yaml") if ".rendered" not in p.parts} == {
         "recipe.yaml",
         "resolved.yaml",
-        *(f"batch_{n:03d}/{kind}.yaml" for n in range(3) for kind in ("train", "rsft", "merge")),
+        *(f"batch_{n:03d}/{kind}.yaml" for n in (1, 2, 3) for kind in ("train", "rsft", "merge")),
     }
     text = said(display)
     for job in ALL[1:]:
         assert f"-m kedit_glue.stage {folder / job}.job.json" in text
         assert (folder / f"{job}.job.json").is_file()
-    assert f"by hand: llamafactory-cli train {folder / 'batch_000' / 'train.yaml'}" in text
+    assert f"by hand: llamafactory-cli train {folder / 'batch_001' / 'train.yaml'}" in text
     assert not list(folder.rglob("*.log")) and not list(folder.rglob("*.record.json"))
 
 
@@ -276,7 +276,7 @@ def test_no_secret_reaches_a_file(workplace: Any, display: Display, monkeypatch:
     secrets = {"HF_TOKEN": "hf_planted0123456789", "WANDB_API_KEY": "planted9876543210"}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    workplace.tool.behave({"batch_002/score": "exit_3"})
+    workplace.tool.behave({"batch_003/score": "exit_3"})
     with pytest.raises(StageFailed) as caught:
         go(workplace, display)
     workplace.tool.behave()

@@ -28,7 +28,7 @@ def chain(tmp_path: Path) -> list[Stage]:
         yaml.write_text(f"{name}: 1\n")
         job = Job(name, name, {}, tmp_path, name)
         after = (stages[-1].name,) if number else ()
-        stages.append(Stage(f"b/{name}", 0, job, (yaml,), after, tmp_path / "out" / name, {"seed": 0}))
+        stages.append(Stage(f"b/{name}", 1, job, (yaml,), after, tmp_path / "out" / name, {"seed": 0}))
     (tmp_path / "out").mkdir()
     return stages
 

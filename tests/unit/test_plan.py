@@ -39,41 +39,41 @@ def file(plan: Plan, end: str) -> Rendered:
 # -- which stages, in which order ---------------------------------------------------------------
 
 ORDERS = [
-    ("", "base/edits 0/train 0/merge 0/edits 1/train 1/merge 1/edits"),
-    ("score: {edits: {when: end}}", "base/edits 0/train 0/merge 1/train 1/merge 1/edits"),
-    ("merge: {when: end}", "base/edits 0/train 0/edits 1/train 1/merge 1/edits"),
-    ("merge: {when: end}\nscore: {edits: {when: end}}", "base/edits 0/train 1/train 1/merge 1/edits"),
-    (NEVER, "base/edits 0/train 0/merge 0/edits 1/train 1/merge 1/edits"),
-    (ENDS, "base/edits base/general 0/train 0/merge 0/edits 1/train 1/merge 1/edits 1/general"),
-    (EACH, "base/edits base/general 0/train 0/merge 0/edits 0/general 1/train 1/merge 1/edits 1/general"),
-    ("score: {general: {when: each}}", "base/edits 0/train 0/merge 0/edits 1/train 1/merge 1/edits"),
+    ("", "base/edits 1/train 1/merge 1/edits 2/train 2/merge 2/edits"),
+    ("score: {edits: {when: end}}", "base/edits 1/train 1/merge 2/train 2/merge 2/edits"),
+    ("merge: {when: end}", "base/edits 1/train 1/edits 2/train 2/merge 2/edits"),
+    ("merge: {when: end}\nscore: {edits: {when: end}}", "base/edits 1/train 2/train 2/merge 2/edits"),
+    (NEVER, "base/edits 1/train 1/merge 1/edits 2/train 2/merge 2/edits"),
+    (ENDS, "base/edits base/general 1/train 1/merge 1/edits 2/train 2/merge 2/edits 2/general"),
+    (EACH, "base/edits base/general 1/train 1/merge 1/edits 1/general 2/train 2/merge 2/edits 2/general"),
+    ("score: {general: {when: each}}", "base/edits 1/train 1/merge 1/edits 2/train 2/merge 2/edits"),
 ]
 
 
 BOTH = "train: {protect: {energy: 0.5}}\nmerge: {protect: {energy: 0.5}, onto: previous}"
 OTHER = "train: {protect: {energy: 0.5}}\nmerge: {protect: {strength: 2}}"
 NEW_ORDERS = {
-    "train: {lora: {rank: 4}}": "base/edits 0/train 0/merge 0/edits 1/train 1/merge 1/edits",
-    "train: {lora: {rank: 4}}\nmerge: {onto: previous}": "base/edits 0/train 0/merge 0/edits 1/train 1/merge 1/edits",
-    "train: {from: base}\nmerge: {when: end}": "base/edits 0/train 1/train 1/merge 1/edits",
-    "train: {from: base, lora: {rank: 4}}\nmerge: {when: end}": "base/edits 0/train 1/train 1/merge 1/edits",
+    "train: {lora: {rank: 4}}": "base/edits 1/train 1/merge 1/edits 2/train 2/merge 2/edits",
+    "train: {lora: {rank: 4}}\nmerge: {onto: previous}": "base/edits 1/train 1/merge 1/edits 2/train 2/merge 2/edits",
+    "train: {from: base}\nmerge: {when: end}": "base/edits 1/train 2/train 2/merge 2/edits",
+    "train: {from: base, lora: {rank: 4}}\nmerge: {when: end}": "base/edits 1/train 2/train 2/merge 2/edits",
     f"train: {{from: base}}\nmerge: {{when: end}}\n{ENDS}": (
-        "base/edits base/general 0/train 1/train 1/merge 1/edits 1/general"
+        "base/edits base/general 1/train 2/train 2/merge 2/edits 2/general"
     ),
-    "train: {protect: {directions: 3}}": "base/edits base/protect 0/train 0/merge 0/edits 1/train 1/merge 1/edits",
+    "train: {protect: {directions: 3}}": "base/edits base/protect 1/train 1/merge 1/edits 2/train 2/merge 2/edits",
     "merge: {protect: {directions: 3}}": (
-        "base/edits base/protect 0/train 0/merge 0/project 0/edits 1/train 1/merge 1/project 1/edits"
+        "base/edits base/protect 1/train 1/merge 1/project 1/edits 2/train 2/merge 2/project 2/edits"
     ),
-    BOTH: "base/edits base/protect 0/train 0/merge 0/project 0/edits 1/train 1/merge 1/project 1/edits",
+    BOTH: "base/edits base/protect 1/train 1/merge 1/project 1/edits 2/train 2/merge 2/project 2/edits",
     OTHER: (
-        "base/edits base/protect base/protect_merge 0/train 0/merge 0/project 0/edits 1/train 1/merge 1/project 1/edits"
+        "base/edits base/protect base/protect_merge 1/train 1/merge 1/project 1/edits 2/train 2/merge 2/project 2/edits"
     ),
     "train: {from: base}\nmerge: {when: end, protect: {energy: 0.5}}": (
-        "base/edits base/protect 0/train 1/train 1/merge 1/project 1/edits"
+        "base/edits base/protect 1/train 2/train 2/merge 2/project 2/edits"
     ),
     f"merge: {{protect: {{energy: 0.5}}}}\n{EACH}": (
-        "base/edits base/general base/protect 0/train 0/merge 0/project 0/edits 0/general "
-        "1/train 1/merge 1/project 1/edits 1/general"
+        "base/edits base/general base/protect 1/train 1/merge 1/project 1/edits 1/general "
+        "2/train 2/merge 2/project 2/edits 2/general"
     ),
 }
 ORDERS += NEW_ORDERS.items()
@@ -157,18 +157,18 @@ def merged(plan: Plan) -> list[tuple[str | None, str]]:
 def test_a_batch_is_trained_from_the_previous_result(plan_of: PlanOf, tmp_path: Path) -> None:
     run = tmp_path / "my runs" / "try"
     each = plan_of("", facts=6)
-    assert trained_from(each) == ["/models/original", f"{run}/batch_000/merged", f"{run}/batch_001/merged"]
-    assert each.final_model == run / "batch_002" / "merged"
+    assert trained_from(each) == ["/models/original", f"{run}/batch_001/merged", f"{run}/batch_002/merged"]
+    assert each.final_model == run / "batch_003" / "merged"
 
     end = plan_of("merge: {when: end}", facts=6)
-    assert trained_from(end) == ["/models/original", f"{run}/batch_000/tuned", f"{run}/batch_001/tuned"]
-    assert end.final_model == run / "batch_002" / "merged"
+    assert trained_from(end) == ["/models/original", f"{run}/batch_001/tuned", f"{run}/batch_002/tuned"]
+    assert end.final_model == run / "batch_003" / "merged"
 
 
 MERGES = [
-    ("merge: {onto: base}", [("/models/original", 0), ("/models/original", 1)]),
-    ("merge: {onto: previous}", [("/models/original", 0), ("batch_000/merged", 1)]),
-    ("merge: {when: end}", [("/models/original", 1)]),
+    ("merge: {onto: base}", [("/models/original", 1), ("/models/original", 2)]),
+    ("merge: {onto: previous}", [("/models/original", 1), ("batch_001/merged", 2)]),
+    ("merge: {when: end}", [("/models/original", 2)]),
 ]
 
 
@@ -189,13 +189,13 @@ def test_scores_are_of_the_model_that_the_batch_ends_with(plan_of: PlanOf, tmp_p
     assert asked == {
         "base/edits": "/models/original",
         "base/general": "/models/original",
-        "batch_000/edits": f"{run}/batch_000/merged",
-        "batch_000/general": f"{run}/batch_000/merged",
         "batch_001/edits": f"{run}/batch_001/merged",
         "batch_001/general": f"{run}/batch_001/merged",
+        "batch_002/edits": f"{run}/batch_002/merged",
+        "batch_002/general": f"{run}/batch_002/merged",
     }
-    unmerged = stage(plan_of("merge: {when: end}"), "batch_000/edits")
-    assert unmerged.job.arguments["model"] == f"{run}/batch_000/tuned"
+    unmerged = stage(plan_of("merge: {when: end}"), "batch_001/edits")
+    assert unmerged.job.arguments["model"] == f"{run}/batch_001/tuned"
 
 
 def test_linear_has_no_base_and_two_models(plan_of: PlanOf, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_linear_has_no_base_and_two_models(plan_of: PlanOf, tmp_path: Path) -> N
     assert said["base_model"] is None
     assert [(m["path"], m["parameters"]) for m in said["models"]] == [
         ("/models/original", {"weight": 0.3}),
-        (f"{tmp_path}/my runs/try/batch_000/tuned", {"weight": 0.7}),
+        (f"{tmp_path}/my runs/try/batch_001/tuned", {"weight": 0.7}),
     ]
 
 
@@ -221,9 +221,9 @@ def test_scores_after_a_batch_ask_for_every_fact_edited_so_far(plan_of: PlanOf) 
     asked = {s.name: s.job.arguments["ids"] for s in plan.stages if s.job.function == "score"}
     assert asked == {
         "base/edits": ["f0", "f1", "f2", "f3", "f4"],
-        "batch_000/edits": ["f0", "f1"],
-        "batch_001/edits": ["f0", "f1", "f2", "f3"],
-        "batch_002/edits": ["f0", "f1", "f2", "f3", "f4"],
+        "batch_001/edits": ["f0", "f1"],
+        "batch_002/edits": ["f0", "f1", "f2", "f3"],
+        "batch_003/edits": ["f0", "f1", "f2", "f3", "f4"],
     }
 
 
@@ -236,21 +236,21 @@ def test_text_is_generated_before_and_after_all_batches_for_the_same_facts(plan_
     }
     assert generated == {
         "base/edits": (["f1", "f4"], ["f3"]),
-        "batch_000/edits": ([], []),
         "batch_001/edits": ([], []),
-        "batch_002/edits": (["f1", "f4"], ["f3"]),
+        "batch_002/edits": ([], []),
+        "batch_003/edits": (["f1", "f4"], ["f3"]),
     }
 
 
 def test_training_data_holds_the_batchs_facts_in_llamafactorys_form(plan_of: PlanOf, tmp_path: Path) -> None:
-    batch = tmp_path / "my runs" / "try" / "batch_001"
+    batch = tmp_path / "my runs" / "try" / "batch_002"
     plan = plan_of(facts=3)
     assert [(d["id"], d["instruction"], d["output"]) for d in plan.data[batch / "edits.json"]] == [
         ("f2", "Fact 2 is", " new 2<eos>")
     ]
     columns = plan.data[batch / "dataset_info.json"]["edits"]
     assert columns == {"file_name": "edits.json", "columns": {"prompt": "instruction", "response": "output"}}
-    assert file(plan, "batch_001/train.yaml").values["dataset_dir"] == str(batch)
+    assert file(plan, "batch_002/train.yaml").values["dataset_dir"] == str(batch)
 
 
 # -- files and commands -------------------------------------------------------------------------
@@ -279,12 +279,12 @@ def test_jobs_are_plain_json(plan_of: PlanOf) -> None:
 
 def test_commands_survive_a_folder_with_a_space(plan_of: PlanOf, tmp_path: Path) -> None:
     plan = plan_of()
-    batch = tmp_path / "my runs" / "try" / "batch_000"
-    train, merge = stage(plan, "batch_000/train").stock_command, stage(plan, "batch_000/merge").stock_command
+    batch = tmp_path / "my runs" / "try" / "batch_001"
+    train, merge = stage(plan, "batch_001/train").stock_command, stage(plan, "batch_001/merge").stock_command
     assert shlex.split(train) == ["llamafactory-cli", "train", str(batch / "train.yaml")]
     assert shlex.split(merge)[:3] == ["mergekit-yaml", str(batch / "merge.yaml"), "OUT"]
     for name, command in (("train.yaml", "llamafactory-cli train"), ("merge.yaml", "mergekit-yaml")):
-        rendered = file(plan, f"batch_000/{name}")
+        rendered = file(plan, f"batch_001/{name}")
         said = next(line for line in render(name, rendered.values).splitlines() if command in line)
         assert str(batch / name) in shlex.split(said.partition(command)[2])
 
@@ -354,7 +354,7 @@ def test_layers_reach_the_regex_and_llamafactory(plan_of: PlanOf) -> None:
     assert file(plan, "train.yaml").values["freeze_layers"] == -6
     assert file(plan, "train.yaml").values["freeze_modules"] == "mlp"
     pattern = file(plan, "rsft.yaml").values["trainable"]
-    assert pattern == stage(plan, "batch_000/merge").job.arguments["trainable"]
+    assert pattern == stage(plan, "batch_001/merge").job.arguments["trainable"]
     assert "(4|5)" in pattern
 
 
@@ -363,4 +363,4 @@ def test_device(recipe_of: Callable[..., Recipe], facts_of: Callable[..., Any], 
     assert "use_cpu" not in render("train.yaml", file(on_gpu, "train.yaml").values)
     on_cpu = make_plan(recipe_of(), facts_of(2), place_of())
     assert yaml.safe_load(render("train.yaml", file(on_cpu, "train.yaml").values))["use_cpu"] is True
-    assert stage(on_gpu, "batch_000/merge").job.arguments["device"] == "cuda:0"
+    assert stage(on_gpu, "batch_001/merge").job.arguments["device"] == "cuda:0"

@@ -24,7 +24,7 @@ PERPLEXITY = {
 
 def fact(name: str, success: float, learned: bool = True, **more: Any) -> dict[str, Any]:
     return {
-        "id": name, "batch": 0, "prompt": f"About {name}", "target_new": f"new {name}", "before": {SUCCESS: 0.0},
+        "id": name, "batch": 1, "prompt": f"About {name}", "target_new": f"new {name}", "before": {SUCCESS: 0.0},
         "after": {SUCCESS: success}, "steps": 3, "loss_before": 9.0, "loss_after": 0.0123, "learned": learned, **more,
     }  # fmt: skip
 
@@ -48,14 +48,14 @@ def document() -> dict[str, Any]:
         "before": {"edits": edits(0.125, 1.0, 6.5), "general": None},
         "batches": [
             {
-                "batch": 0,
+                "batch": 1,
                 "facts": 4,
                 "training": {"learned": 3, "optimizer_steps": 17, "seconds": 2.0},
                 "merge": {"seconds": 1.26},
                 "edited": {SUCCESS: {"mean": 0.9, "facts": 4}},
                 "all_so_far": {SUCCESS: {"mean": 0.8, "facts": 4}, LOCALITY: {"mean": 0.7, "facts": 4}},
             },
-            {"batch": 1, "facts": 1},
+            {"batch": 2, "facts": 1},
         ],
         "after": {
             "edits": edits(0.8, 0.934, 6.25),

@@ -59,7 +59,7 @@ def finish_all(plan: Plan, ledger: Ledger) -> None:
         lines = [
             json.dumps({"id": f["id"], "prompt": prompt, "steps": 3, "loss_before": loss, "loss_after": 0.01,
                         "learned": f["id"] != "f2"})
-            for f in plan.batches[number]
+            for f in plan.batches[number - 1]
             for prompt, loss in ((f["prompt"], 9.0), ("a rephrasing", 5.0))
         ]  # fmt: skip
         (folder / "trace.jsonl").write_text("\n".join(lines) + "\n")
@@ -82,7 +82,7 @@ def collected(
 def test_a_run_of_two_batches(collected: Callable[[str], dict[str, Any]], tmp_path: Path) -> None:
     document = collected(GENERAL)
     assert document["schema"] == 1
-    assert document["edited_model"] == str(tmp_path / "my runs" / "try" / "batch_001" / "merged")
+    assert document["edited_model"] == str(tmp_path / "my runs" / "try" / "batch_002" / "merged")
     assert document["before"]["edits"][scores.SUCCESS] == {"mean": 0.0, "facts": 3}
     assert document["after"]["edits"][scores.SUCCESS] == {"mean": pytest.approx(2 / 3), "facts": 3}
     assert document["after"]["edits"][scores.LOCALITY]["mean"] == 0.5
@@ -93,7 +93,7 @@ def test_a_run_of_two_batches(collected: Callable[[str], dict[str, Any]], tmp_pa
 
 def test_each_batch_has_its_own_facts_and_all_so_far(collected: Callable[[str], dict[str, Any]]) -> None:
     first, second = collected(GENERAL)["batches"]
-    assert (first["facts"], second["facts"]) == (2, 1)
+    assert [(b["batch"], b["facts"]) for b in (first, second)] == [(1, 2), (2, 1)]
     assert first["training"] == {"learned": 2, "optimizer_steps": 7, "seconds": 2.0}
     assert first["merge"] == {"density": 0.5, "seconds": 2.0}
     assert first["all_so_far"][scores.SUCCESS] == {"mean": 1.0, "facts": 2}
@@ -104,7 +104,7 @@ def test_each_batch_has_its_own_facts_and_all_so_far(collected: Callable[[str], 
 
 def test_each_fact_has_its_story(collected: Callable[[str], dict[str, Any]]) -> None:
     facts = collected(GENERAL)["facts"]
-    assert [(f["id"], f["batch"], f["learned"]) for f in facts] == [("f0", 0, True), ("f1", 0, True), ("f2", 1, False)]
+    assert [(f["id"], f["batch"], f["learned"]) for f in facts] == [("f0", 1, True), ("f1", 1, True), ("f2", 2, False)]
     assert (facts[0]["before"][scores.SUCCESS], facts[0]["after"][scores.SUCCESS]) == (0.0, 1.0)
     # of the samples that a fact is trained on, the first is its own prompt
     assert {(f["steps"], f["loss_before"], f["loss_after"]) for f in facts} == {(3, 9.0, 0.01)}

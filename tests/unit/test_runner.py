@@ -20,7 +20,7 @@ from kedit_glue.stage import quiet_environment
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    folder = tmp_path / "run" / "batch_000"
+    folder = tmp_path / "run" / "batch_001"
     output = folder / "merged.partial"
     return Job("batch 1 of 3: merge", "merge", {"output": str(output)}, folder, "merge", "lower the weight")
 

@@ -18,13 +18,13 @@ def run_of(tmp_path: Path, name: str, *elsewhere: str) -> tuple[Ledger, list[Sta
     folder = tmp_path / "my runs" / name
     stages: list[Stage] = []
     for job_name in ("train", "merge"):
-        batch = folder / "batch_000"
+        batch = folder / "batch_001"
         batch.mkdir(parents=True, exist_ok=True)
         (batch / f"{job_name}.yaml").write_text(f"# mine: '{batch}/{job_name}.yaml'\noutput_dir: {batch}/out\n")
         job = Job(job_name, job_name, {}, batch, job_name)
         after, beside = tuple(s.name for s in stages), (batch / f"{job_name}.jsonl",)
         reads = (batch / f"{job_name}.yaml",)
-        stages.append(Stage(f"b/{job_name}", 0, job, reads, after, batch / f"{job_name}ed", {}, 1, beside))
+        stages.append(Stage(f"b/{job_name}", 1, job, reads, after, batch / f"{job_name}ed", {}, 1, beside))
     beside_it = [tmp_path / "my runs" / other for other in elsewhere]
     return Ledger({"mergekit": "0.1.5"}, folder, beside_it), stages
 
@@ -70,10 +70,10 @@ def test_keys_do_not_depend_on_where_the_run_lies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "text", "same"),
     [
-        ("one/batch_000/train.yaml", "output_dir: {folder}/batch_000/out", True),
-        ("one/batch_000/train.yaml", "output_dir: {folder}/batch_001/out", False),
-        ("one/batch_000/train.yaml", "output_dir: {folder}-2/batch_000/out", False),
-        ("corpus.txt", "{folder}/batch_000", False),  # not the run's own: its text is data
+        ("one/batch_001/train.yaml", "output_dir: {folder}/batch_001/out", True),
+        ("one/batch_001/train.yaml", "output_dir: {folder}/batch_002/out", False),
+        ("one/batch_001/train.yaml", "output_dir: {folder}-2/batch_001/out", False),
+        ("corpus.txt", "{folder}/batch_001", False),  # not the run's own: its text is data
     ],
 )
 def test_only_the_runs_own_folder_is_left_out_of_a_digest(tmp_path: Path, path: str, text: str, same: bool) -> None:
@@ -81,7 +81,7 @@ def test_only_the_runs_own_folder_is_left_out_of_a_digest(tmp_path: Path, path: 
     for name in ("one", "two"):
         ledger, stages = run_of(tmp_path, name)
         file = tmp_path / "my runs" / path.replace("one", name)
-        said = text if name == "one" else "output_dir: {folder}/batch_000/out" if "corpus" not in path else text
+        said = text if name == "one" else "output_dir: {folder}/batch_001/out" if "corpus" not in path else text
         file.write_text(said.format(folder=tmp_path / "my runs" / name))
         keys.append(ledger.parts(replace(stages[0], reads=(file,)), {})[file.name])
     assert (keys[0] == keys[1]) is same
@@ -94,9 +94,9 @@ def test_what_a_run_beside_did_is_taken_over(tmp_path: Path) -> None:
     assert reasons(ledger, stages) == [None, None]
     weights = stages[0].output / "model.safetensors"
     assert weights.read_text() == "weights of b/train"
-    assert os.path.samefile(weights, tmp_path / "my runs" / "one" / "batch_000" / "trained" / "model.safetensors")
+    assert os.path.samefile(weights, tmp_path / "my runs" / "one" / "batch_001" / "trained" / "model.safetensors")
     assert stages[0].beside[0].read_text() == "trace of b/train\n"
-    assert not os.path.samefile(stages[0].beside[0], tmp_path / "my runs" / "one" / "batch_000" / "train.jsonl")
+    assert not os.path.samefile(stages[0].beside[0], tmp_path / "my runs" / "one" / "batch_001" / "train.jsonl")
     record = ledger.record(stages[0])
     assert record is not None
     assert (record["adopted_from"], record["result"], record["seconds"]) == ("one", {"facts": 2}, 1.25)

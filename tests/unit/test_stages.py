@@ -46,11 +46,11 @@ def test_batches_trained_apart_all_start_from_the_original_and_are_merged_once(p
     plan = plan_of(APART, facts=6)
     assert [said(f)["model_name_or_path"] for f in files(plan, "train.yaml")] == 3 * ["/models/original"]
     assert [stage(plan, n).after for n in named(plan, "train")] == [(), (), ()], "in any order, none after another"
-    tuned = [f"{run}/batch_00{n}/tuned" for n in range(3)]
+    tuned = [f"{run}/batch_00{n}/tuned" for n in (1, 2, 3)]
 
-    assert named(plan, "merge") == ["batch_002/merge"]
-    merge = stage(plan, "batch_002/merge")
-    assert merge.after == ("batch_000/train", "batch_001/train", "batch_002/train")
+    assert named(plan, "merge") == ["batch_003/merge"]
+    merge = stage(plan, "batch_003/merge")
+    assert merge.after == ("batch_001/train", "batch_002/train", "batch_003/train")
     arguments = merge.job.arguments
     assert (arguments["original"], arguments["before"]) == ("/models/original", "/models/original")
     assert (arguments["tuned"], arguments["earlier"]) == ([{"model": t, "adapter": None} for t in tuned], None)
@@ -58,14 +58,14 @@ def test_batches_trained_apart_all_start_from_the_original_and_are_merged_once(p
     (merge_yaml,) = map(said, files(plan, "merge.yaml"))
     assert merge_yaml["base_model"] == "/models/original"
     assert merge_yaml["models"] == [{"model": t, "parameters": {"weight": 0.7}} for t in tuned]
-    assert plan.final_model == run / "batch_002" / "merged"
-    assert stage(plan, "batch_002/edits").job.arguments["ids"] == [f"f{n}" for n in range(6)]
+    assert plan.final_model == run / "batch_003" / "merged"
+    assert stage(plan, "batch_003/edits").job.arguments["ids"] == [f"f{n}" for n in range(6)]
 
 
 def test_model_stock_merges_two_batches_and_refuses_one(plan_of: PlanOf) -> None:
     more = "train: {from: base}\nmerge: {when: end, method: model_stock, parameters: {}}"
     plan = plan_of(more, facts=4, method="model_stock")
-    assert len(stage(plan, "batch_001/merge").job.arguments["tuned"]) == 2
+    assert len(stage(plan, "batch_002/merge").job.arguments["tuned"]) == 2
     with pytest.raises(MergeRefused, match=r"model_stock needs 3 models, here are 2 \(1 tuned and the original\)"):
         plan_of(more, facts=2, method="model_stock")
 
@@ -82,31 +82,31 @@ def test_a_method_for_two_models_refuses_three(plan_of: PlanOf) -> None:
 
 def test_an_adapter_is_merged_with_the_model_that_it_was_trained_on(plan_of: PlanOf, run: Path) -> None:
     plan = plan_of("train: {lora: {rank: 4}}")
-    first, second = (stage(plan, f"batch_00{n}/merge") for n in (0, 1))
-    assert first.job.arguments["tuned"] == [{"model": "/models/original", "adapter": f"{run}/batch_000/tuned"}]
+    first, second = (stage(plan, f"batch_00{n}/merge") for n in (1, 2))
+    assert first.job.arguments["tuned"] == [{"model": "/models/original", "adapter": f"{run}/batch_001/tuned"}]
     assert second.job.arguments["tuned"] == [
-        {"model": f"{run}/batch_000/merged", "adapter": f"{run}/batch_001/tuned"},
+        {"model": f"{run}/batch_001/merged", "adapter": f"{run}/batch_002/tuned"},
     ]
     assert second.job.arguments["before"] == "/models/original", "merge.onto: base"
-    assert second.after == ("batch_001/train", "batch_000/merge"), "it reads the model below the adapter as well"
+    assert second.after == ("batch_002/train", "batch_001/merge"), "it reads the model below the adapter as well"
     models = [[m["path"] for m in f.values["models"]] for f in files(plan, "merge.yaml")]
     assert models == [
-        [f"/models/original+{run}/batch_000/tuned"],
-        [f"{run}/batch_000/merged+{run}/batch_001/tuned"],
+        [f"/models/original+{run}/batch_001/tuned"],
+        [f"{run}/batch_001/merged+{run}/batch_002/tuned"],
     ]
     assert [said(f)["model_name_or_path"] for f in files(plan, "train.yaml")] == [
         "/models/original",
-        f"{run}/batch_000/merged",
+        f"{run}/batch_001/merged",
     ]
 
 
 def test_adapters_that_were_trained_apart_all_belong_to_the_original(plan_of: PlanOf, run: Path) -> None:
     plan = plan_of("train: {from: base, lora: {rank: 4}}\nmerge: {when: end}", facts=6)
-    merge = stage(plan, "batch_002/merge")
+    merge = stage(plan, "batch_003/merge")
     assert merge.job.arguments["tuned"] == [
-        {"model": "/models/original", "adapter": f"{run}/batch_00{n}/tuned"} for n in range(3)
+        {"model": "/models/original", "adapter": f"{run}/batch_00{n}/tuned"} for n in (1, 2, 3)
     ]
-    assert merge.after == ("batch_000/train", "batch_001/train", "batch_002/train")
+    assert merge.after == ("batch_001/train", "batch_002/train", "batch_003/train")
 
 
 # -- several processes --------------------------------------------------------------------------
@@ -121,21 +121,21 @@ def test_only_training_is_shared_by_processes(plan_of: PlanOf) -> None:
 # -- what a merge is told of the batch before ---------------------------------------------------
 
 
-@pytest.mark.parametrize(("onto", "earlier"), [("base", "/models/original"), ("previous", "{run}/batch_000/merged")])
+@pytest.mark.parametrize(("onto", "earlier"), [("base", "/models/original"), ("previous", "{run}/batch_001/merged")])
 def test_a_batchs_change_is_compared_with_the_one_before(plan_of: PlanOf, run: Path, onto: str, earlier: str) -> None:
     plan = plan_of(f"merge: {{onto: {onto}}}", facts=6)
     told = [s.job.arguments["earlier"] for s in plan.stages if s.job.function == "merge"]
     assert told[0] is None
     assert told[1:] == [
-        ["/models/original", f"{run}/batch_000/merged"],
-        [earlier.format(run=run), f"{run}/batch_001/merged"],
+        ["/models/original", f"{run}/batch_001/merged"],
+        [earlier.format(run=run), f"{run}/batch_002/merged"],
     ]
 
 
 def test_a_merge_leaves_its_statistics_beside_it(plan_of: PlanOf, run: Path) -> None:
-    merge = stage(plan_of(), "batch_001/merge")
-    assert merge.beside == (run / "batch_001" / "merge_stats.json",)
-    assert merge.job.arguments["stats"] == str(run / "batch_001" / "merge_stats.json")
+    merge = stage(plan_of(), "batch_002/merge")
+    assert merge.beside == (run / "batch_002" / "merge_stats.json",)
+    assert merge.job.arguments["stats"] == str(run / "batch_002" / "merge_stats.json")
 
 
 # -- protection ---------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_directions_are_found_once_before_any_training(plan_of: PlanOf, run: Pat
         **asked,
     }
     assert protect.settings.items() >= asked.items(), "another number of directions is another output"
-    for number, rsft in enumerate(files(plan, "rsft.yaml")):
+    for number, rsft in enumerate(files(plan, "rsft.yaml"), 1):
         assert "base/protect" in stage(plan, f"batch_00{number}/train").after
         assert said(rsft)["protect"] == str(protect.output)
     assert named(plan_of(), "protect") == []
@@ -178,8 +178,8 @@ def test_a_corpus_of_the_hub_is_not_read_for_the_ledger(plan_of: PlanOf, corpus:
 def test_the_same_protection_of_training_and_merge_is_one_stage(plan_of: PlanOf, run: Path) -> None:
     plan = plan_of(f"train: {{protect: {{{PROTECT}}}}}\nmerge: {{protect: {{{PROTECT}}}}}")
     assert named(plan, "protect") == ["base/protect"]
-    project = stage(plan, "batch_000/project")
-    assert project.after == ("batch_000/merge", "base/protect")
+    project = stage(plan, "batch_001/project")
+    assert project.after == ("batch_001/merge", "base/protect")
     assert project.job.arguments["directions"] == f"{run}/base/protect.safetensors"
     assert said(files(plan, "rsft.yaml")[0])["protect"] == project.job.arguments["directions"]
 
@@ -190,7 +190,7 @@ def test_another_protection_of_the_merge_is_a_stage_of_its_own(plan_of: PlanOf, 
     soft = stage(plan, "base/protect_merge")
     assert (soft.job.arguments["directions"], soft.job.arguments["strength"]) == (None, 0.5)
     assert said(files(plan, "rsft.yaml")[0])["protect"] == f"{run}/base/protect.safetensors"
-    for number, before in enumerate(["/models/original", f"{run}/batch_000/projected"]):
+    for number, before in enumerate(["/models/original", f"{run}/batch_001/projected"], 1):
         batch = run / f"batch_00{number}"
         project = stage(plan, f"batch_00{number}/project")
         assert project.job.arguments == {
@@ -200,21 +200,21 @@ def test_another_protection_of_the_merge_is_a_stage_of_its_own(plan_of: PlanOf, 
             "trainable": plan.trained.pattern,
             "output": f"{batch}/projected.partial",
         }
-    assert stage(plan, "batch_001/project").after == ("batch_001/merge", "base/protect_merge", "batch_000/project")
+    assert stage(plan, "batch_002/project").after == ("batch_002/merge", "base/protect_merge", "batch_001/project")
 
 
 def test_the_projected_model_is_what_is_scored_trained_on_and_left(plan_of: PlanOf, run: Path) -> None:
     plan = plan_of("merge: {protect: {energy: 0.5}}")
-    for number in (0, 1):
+    for number in (1, 2):
         projected = f"{run}/batch_00{number}/projected"
         assert stage(plan, f"batch_00{number}/edits").job.arguments["model"] == projected
         assert stage(plan, f"batch_00{number}/edits").after == (f"batch_00{number}/project",)
-    assert said(files(plan, "train.yaml")[1])["model_name_or_path"] == f"{run}/batch_000/projected"
+    assert said(files(plan, "train.yaml")[1])["model_name_or_path"] == f"{run}/batch_001/projected"
     assert "protect" not in said(files(plan, "rsft.yaml")[0]), "training itself is not held back"
-    assert plan.final_model == run / "batch_001" / "projected"
+    assert plan.final_model == run / "batch_002" / "projected"
     apart = plan_of("train: {from: base}\nmerge: {when: end, protect: {energy: 0.5}}", facts=6)
-    assert named(apart, "project") == ["batch_002/project"]
-    assert stage(apart, "batch_002/project").job.arguments["before"] == "/models/original"
+    assert named(apart, "project") == ["batch_003/project"]
+    assert stage(apart, "batch_003/project").job.arguments["before"] == "/models/original"
 
 
 # -- the stages themselves ----------------------------------------------------------------------

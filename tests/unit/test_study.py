@@ -15,7 +15,7 @@ import yaml
 from kedit_glue import job, study
 
 ONCE = ["base/score", "base/general"]
-MERGED = ["batch_000/merge", "batch_000/score", "batch_000/general"]
+MERGED = ["batch_001/merge", "batch_001/score", "batch_001/general"]
 WEIGHTS = {
     "name": "weights",
     "recipe": "../try.yaml",
@@ -86,35 +86,35 @@ def test_cells_share_what_is_the_same(main: Main, bench: Bench, capsys: pytest.C
     assert main() == 0
     prepare = "setup/prepare"
     assert bench.done() == [
-        (NAMES[0], [prepare, *ONCE, "batch_000/train", *MERGED]),
+        (NAMES[0], [prepare, *ONCE, "batch_001/train", *MERGED]),
         (NAMES[1], [prepare, *MERGED]),
         (NAMES[2], [prepare, *MERGED]),
     ]
     out = capsys.readouterr().out
     assert "cell 2 of 3: weight-0.7 (merge.parameters.weight=0.7)" in out
     assert "batch 1 of 1: train: taken from weight-0.4" in out
-    weights = [yaml.safe_load((bench.folder / n / "batch_000" / "merge.yaml").read_text()) for n in NAMES]
+    weights = [yaml.safe_load((bench.folder / n / "batch_001" / "merge.yaml").read_text()) for n in NAMES]
     assert [w["models"][0]["parameters"]["weight"] for w in weights] == [0.4, 0.7, 1.0]
     assert with_result(bench) == NAMES
     assert "| weight-0.7 | 0.7 | 100.0±0.0 | 50.0±0.0 |" in (bench.folder / "study.md").read_text(encoding="utf-8")
-    tuned = [bench.folder / name / "batch_000" / "tuned" / "model.safetensors" for name in NAMES]
+    tuned = [bench.folder / name / "batch_001" / "tuned" / "model.safetensors" for name in NAMES]
     assert os.path.samefile(tuned[0], tuned[2])
 
 
 def test_what_differs_before_training_shares_only_the_original_models_scores(main: Main, bench: Bench) -> None:
     bench.write(axes={"train.loss_threshold": [0.01, 0.5]})
     assert main() == 0
-    own = ["setup/prepare", "batch_000/train", *MERGED]
+    own = ["setup/prepare", "batch_001/train", *MERGED]
     assert [jobs for _, jobs in bench.done()] == [["setup/prepare", *ONCE, *own[1:]], own]
 
 
 def test_a_cell_that_fails_does_not_stop_the_rest(main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    bench.behaviour = {"weight-0.7": {"batch_000/merge": "exit_3"}}
+    bench.behaviour = {"weight-0.7": {"batch_001/merge": "exit_3"}}
     assert main("--set", "train.epochs=4") == 1
     assert [(name, jobs[-1]) for name, jobs in bench.done()] == [
-        (NAMES[0], "batch_000/general"),
-        (NAMES[1], "batch_000/merge"),
-        (NAMES[2], "batch_000/general"),
+        (NAMES[0], "batch_001/general"),
+        (NAMES[1], "batch_001/merge"),
+        (NAMES[2], "batch_001/general"),
     ]
     assert with_result(bench) == [NAMES[0], NAMES[2]]
     assert bench.document()["cells"][1]["cause"] == "batch 1 of 1: merge: exit code 3"
@@ -147,7 +147,7 @@ def test_named_cells_beside_the_grid(main: Main, bench: Bench) -> None:
     # the recipe's own weight is that of a cell: nothing is left to do
     assert bench.done()[-1] == ("as-it-is", ["setup/prepare"])
     assert [row["cell"] for row in bench.document()["differences"]] == [*NAMES, "as-it-is"]
-    merge = yaml.safe_load((bench.folder / "ties" / "batch_000" / "merge.yaml").read_text())
+    merge = yaml.safe_load((bench.folder / "ties" / "batch_001" / "merge.yaml").read_text())
     assert merge["models"][0]["parameters"] == {"density": 0.5, "weight": 0.8}
 
 
