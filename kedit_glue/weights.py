@@ -64,14 +64,24 @@ class Stored:
 
 def read_header(file: Path) -> dict[str, Stored]:
     """The tensors of one shard. Raises WeightsError for what is no safetensors file."""
+    return laid_out(file, header_text(file))
+
+
+def header_text(file: Path) -> bytes:
+    """The JSON at the beginning of a shard as it stands, padding included. Raises WeightsError as ``read_header``."""
     with file.open("rb") as handle:
         head = handle.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
         if not 0 < length < file.stat().st_size:
             raise WeightsError(f"{file} is no whole safetensors file")
-        found = json.loads(handle.read(length))
+        return handle.read(length)
+
+
+def laid_out(file: Path, text: bytes) -> dict[str, Stored]:
+    """Where a header says that its tensors lie in ``file``."""
+    found = json.loads(text)
     found.pop("__metadata__", None)
-    data = 8 + length
+    data = 8 + len(text)
     return {
         name: Stored(file, t["dtype"], tuple(t["shape"]), data + t["data_offsets"][0], data + t["data_offsets"][1])
         for name, t in found.items()
