@@ -68,6 +68,14 @@ def disk_free(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
+def size(count: float) -> str:
+    """Bytes for a person: ``850 bytes``, ``12.3 MB``, ``1.2 GB``."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count:.0f} bytes"
+
+
 def describe(chosen_device: str, folder: Path) -> dict[str, Any]:
     """For ``environment.json``. Holds no environment variable."""
     return {

@@ -2,66 +2,148 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fnmatch
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from kedit_glue import environment
 from kedit_glue.atomic import link_or_copy, new_folder
-from kedit_glue.ledger import Ledger, Todo
+from kedit_glue.keeping import Keeper
+from kedit_glue.ledger import NEW, Ledger, Todo
+from kedit_glue.packed import ChangedError
 from kedit_glue.plan import Plan, Stage
-from kedit_glue.progress import Display, Estimate, duration
-from kedit_glue.runner import Job, Runner
+from kedit_glue.progress import Display
+from kedit_glue.runner import Job, Runner, StageFailed
+from kedit_glue.standing import Estimate, Standing, duration
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = 10**6
+"""With fewer bytes free, a stage that failed is taken to have failed of that: its log could not say so any more."""
+SPARE = 20 * 10**6
+"""Bytes that logs and records may take while a stage runs."""
 
 
-def execute(plan: Plan, ledger: Ledger, runner: Runner, display: Display, keep: str) -> int:
+def execute(
+    plan: Plan, ledger: Ledger, runner: Runner, display: Display, keeper: Keeper, again: Mapping[str, str]
+) -> int:
     """Run what has to be run and was not done in a run beside it; returns how many stages ran.
 
-    Raises StageFailed at the first failure.
+    ``again``: stages to run in any case, and why. Raises StageFailed or NoRoom at the first failure.
     """
-    todo = ledger.todo(plan.stages)
-    announce(todo, display)
-    estimate = Estimate()
+    ran: list[str] = []
+    while True:
+        todo = ledger.todo(plan.stages, {n: why for n, why in again.items() if n not in ran}, plan.final_model)
+        pending = [t.stage for t in todo if t.reason is not None]
+        if pending or not ran:
+            announce(todo, display)
+        keeper.begin({s.name for s in pending})
+        restore_needed(pending, plan, ledger, display, keeper.original)
+        done, whole = _run(plan, todo, ledger, runner, display, keeper)
+        ran += done
+        if whole:
+            return len(ran)
+
+
+def _run(
+    plan: Plan, todo: Sequence[Todo], ledger: Ledger, runner: Runner, display: Display, keeper: Keeper
+) -> tuple[list[str], bool]:
+    """Run the stages that have a reason; False: look again, for a stage was done anew that others stand on."""
+    pending = {t.stage.name for t in todo if t.reason is not None}
+    stands_on = {name for t in todo if t.reason is None for name in t.stage.after} & pending
+    estimate, learned = Estimate(), 0
     for item in todo:
-        if item.reason is None and (record := ledger.record(item.stage)):
+        if item.reason is not None:
+            estimate.expect(item.stage.job.function, item.stage.size)
+        elif record := ledger.record(item.stage):
             estimate.done(item.stage.job.function, item.stage.size, record["seconds"])
-    pending = [t.stage for t in todo if t.reason is not None]
-    ran = 0
-    for position, stage in enumerate(pending):
-        if taken := ledger.adopt(stage):
-            display.say(f"{stage.job.title}: taken from {taken}")
-        else:
-            left = estimate.left([(s.job.function, s.size) for s in pending[position:]])
-            run_shown(stage, ledger, runner, display, left)
-            ran += 1
-        if record := ledger.record(stage):
-            estimate.done(stage.job.function, stage.size, record["seconds"])
-        if keep == "last":
-            release_unread(stage, plan, ledger)
-    return ran
+            learned += record["result"].get("learned", 0)
+    ran: list[str] = []
+    facts = sum(map(len, plan.batches))
+    for number, (stage, reason) in enumerate(((t.stage, t.reason) for t in todo), 1):
+        if reason is None:
+            continue
+        with disk_full(stage, stage.room + SPARE):
+            if taken := ledger.adopt(stage):
+                display.say(f"{stage.job.title}: taken from {taken}")
+                display.tell("stage_adopted", stage=stage.name, taken_from=taken)
+            else:
+                free = environment.disk_free(stage.output.parent)
+                standing = Standing(
+                    stage.name, number, len(todo), stage.batch, len(plan.batches), learned, facts, estimate.left(), free
+                )
+                run_shown(stage, ledger, runner, display, standing)
+                ran.append(stage.name)
+            if stage.name in stands_on:
+                return ran, False  # before anything is let go of: what stands may have to follow
+            record = ledger.record(stage)
+            assert record is not None, f"{stage.name} was just recorded"
+            estimate.done(stage.job.function, stage.size, record["seconds"], expected=True)
+            learned += record["result"].get("learned", 0)
+            keeper.done(stage)
+    return ran, True
 
 
 def announce(todo: Sequence[Todo], display: Display) -> None:
     """Say what will run and why, and what stands."""
     kept = [t for t in todo if t.reason is None]
-    again = [t for t in todo if t.reason not in (None, "not done yet")]
+    again = [t for t in todo if t.reason not in (None, NEW)]
     if kept:
-        display.say(f"{len(kept)} of {len(todo)} stages are done and stand")
+        display.say(f"{len(kept)} of {len(todo)} stages are done and stand{named(kept) if again else ''}")
     for item in again[:8]:
         display.say(f"again: {item.stage.name}: {item.reason}")
     if len(again) > 8:
-        display.say(f"again: {len(again) - 8} more stages")
+        display.say(f"again: {len(again) - 8} more stages{named(again[8:])}")
+    if new := [t for t in todo if t.reason == NEW]:
+        display.say(f"{len(new)} of {len(todo)} stages are still to be done{named(new) if kept else ''}")
 
 
-def run_shown(stage: Stage, ledger: Ledger, runner: Runner, display: Display, left: float | None) -> None:
+def named(items: Sequence[Todo], most: int = 6) -> str:
+    names = [t.stage.name for t in items]
+    return f" ({', '.join(names[:most])}{' …' if len(names) > most else ''})"
+
+
+def restore_needed(pending: Sequence[Stage], plan: Plan, ledger: Ledger, display: Display, original: Path) -> None:
+    """Bring back whole the models that stages to come read and of which only the changes were kept."""
+    names = {s.name for s in pending}
+    wanted = {name for s in pending for name in s.after} - names
+    looked_at = {name for s in pending for name in s.looks_at} - names - wanted
+    for stage in plan.stages:
+        final = stage.output == plan.final_model and stage.name not in names
+        if final or stage.name in wanted or stage.name in looked_at:
+            try:
+                restore(stage, ledger, display, original)
+            except ChangedError as error:
+                if stage.name not in looked_at:
+                    raise
+                display.say(f"{stage.name} cannot be brought back, later batches are not compared with it: {error}")
+
+
+def restore(stage: Stage, ledger: Ledger, display: Display, original: Path) -> None:
+    record = ledger.record(stage)
+    if record is None or not record.get("packed"):
+        return
+    needed = sum(size for size, _, _ in record["output"].values())
+    if environment.disk_free(stage.output.parent) < needed:
+        raise NoRoom(f"{stage.name} cannot be brought back whole\n  {room(stage, needed)}")
+    with disk_full(stage, needed):
+        ledger.restore(stage, original)
+    display.say(f"brought back {stage.name} from its changed tensors")
+
+
+def run_shown(stage: Stage, ledger: Ledger, runner: Runner, display: Display, standing: Standing) -> None:
     """``run_stage`` with its beginning, its progress and its end on the screen."""
-    display.begin(stage.job.title, left)
+    display.begin(stage.job.title, standing.left, standing)
     try:
         result, seconds = run_stage(stage, ledger, runner, display)
     except BaseException:
         display.end()
         raise
     display.end(f"done in {duration(seconds)}{outcome(stage, result)}")
+    display.tell("stage_finished", stage=stage.name, seconds=round(seconds, 3), result=result)
 
 
 def run_stage(stage: Stage, ledger: Ledger, runner: Runner, display: Display) -> tuple[dict[str, object], float]:
@@ -69,7 +151,14 @@ def run_stage(stage: Stage, ledger: Ledger, runner: Runner, display: Display) ->
     started = time.monotonic()
     ledger.begin(stage)
     stage.output.parent.mkdir(parents=True, exist_ok=True)
-    result = runner.run(stage.job, display.event)
+    check_room(stage)
+    try:
+        result = runner.run(stage.job, display.event)
+    except StageFailed as error:
+        display.tell("stage_failed", stage=stage.name, error=str(error))
+        if error.disk_full or environment.disk_free(stage.output.parent) < FULL:
+            raise NoRoom(f"{error}\n  {room(stage, stage.room + SPARE)}") from error
+        raise
     if not has_content(stage.working):
         raise output_missing(stage.job, f"nothing to {stage.working}")
     if missing := [path for path in stage.beside if not path.is_file()]:
@@ -80,6 +169,38 @@ def run_stage(stage: Stage, ledger: Ledger, runner: Runner, display: Display) ->
 
 class OutputMissing(RuntimeError):
     """A tool said it was done and its output is not there."""
+
+
+class NoRoom(RuntimeError):
+    """The disk is full, or would be: the message says of which stage, what is needed and what is free."""
+
+
+def check_room(stage: Stage) -> None:
+    """Raises NoRoom before a stage begins that has no room for what it is going to write."""
+    if environment.disk_free(stage.output.parent) < stage.room:
+        needed = room(stage, stage.room + SPARE)
+        raise NoRoom(f"{stage.job.title}: not begun, there is no space for it on the disk\n  {needed}")
+
+
+@contextlib.contextmanager
+def disk_full(stage: Stage, needed: int) -> Iterator[None]:
+    """Raises NoRoom where our own writing of what belongs to a stage finds no space: records, changed tensors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise NoRoom(f"{stage.job.title}: no space left on the disk{where}\n  {room(stage, needed)}") from error
+
+
+def room(stage: Stage, needed: int) -> str:
+    """``needed``: bytes."""
+    free = environment.disk_free(stage.output.parent)
+    return (
+        f"it writes about {environment.size(needed)} to {stage.output.parent}, "
+        f"and {environment.size(free)} are free: make room"
+    )
 
 
 def output_missing(job: Job, wrote: str) -> OutputMissing:
@@ -98,7 +219,7 @@ def has_content(path: Path) -> bool:
     return configured and any(f.stat().st_size for f in path.glob("*.safetensors"))
 
 
-def outcome(stage: Stage, result: dict[str, object]) -> str:
+def outcome(stage: Stage, result: Mapping[str, object]) -> str:
     """What a stage's result says in a few words."""
     if stage.job.function == "train":
         text = f", {result['learned']} of {result['facts']} facts learned in {result['optimizer_steps']} steps"
@@ -113,17 +234,34 @@ def outcome(stage: Stage, result: dict[str, object]) -> str:
     return ""
 
 
-MODELS = ("train", "merge", "project")
-"""Functions whose output is a model."""
+def again_from(plan: Plan, patterns: Sequence[str], batch: int | None) -> dict[str, str]:
+    """Stages to run in any case, and why: those that ``--force`` or ``--from`` name, and all that follow from them.
+
+    A pattern is a stage's name, or its kind (``merge``), or has wildcards (``batch_00*/train``). Raises ValueError
+    for one that names no stage.
+    """
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        matching = [s.name for s in plan.stages if fits(s.name, pattern)]
+        if not matching:
+            kinds = ", ".join(dict.fromkeys(s.name.rpartition("/")[2] for s in plan.stages))
+            raise ValueError(
+                f"--force {pattern}: no stage is called so; stages are {plan.stages[0].name}, …, "
+                f"{plan.stages[-1].name}; a kind ({kinds}) names all of its stages"
+            )
+        found |= dict.fromkeys(matching, f"--force {pattern}")
+    if batch is not None:
+        if not 1 <= batch <= len(plan.batches):
+            raise ValueError(f"--from {batch}: there are batches 1 to {len(plan.batches)}")
+        found |= {s.name: f"--from {batch}" for s in plan.stages if s.batch is not None and s.batch >= batch}
+    for stage in plan.stages:
+        if stage.name not in found and (first := next((n for n in stage.after if n in found), None)):
+            found[stage.name] = f"an earlier stage is done again ({first})"
+    return found
 
 
-def release_unread(done: Stage, plan: Plan, ledger: Ledger) -> None:
-    """``keep: last``: delete models that no stage still to come reads."""
-    position = [s.name for s in plan.stages].index(done.name)
-    to_come = {name for s in plan.stages[position + 1 :] for name in s.after}
-    for stage in plan.stages[: position + 1]:
-        if stage.job.function in MODELS and stage.name not in to_come and stage.output != plan.final_model:
-            ledger.release(stage)
+def fits(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern) or name.rpartition("/")[2] == pattern
 
 
 def export(model: Path, target: Path, card: str, extras: Sequence[Path]) -> None:

@@ -3,14 +3,15 @@
 A stage's record is written last, after its output was checked and renamed. Its key is a hash of
 everything the output depends on: the YAML as it stands (edited by hand or not), data, tool
 versions, the original model, and the keys of the stages before it. That a file exists never means
-'done'. Where the run's folder lies is no part of a key: a run beside it that did a stage with the
-same key has the same output, which is then taken over.
+'done'. The record also holds the hash of every file of the output, and of the outputs it was made
+from, so that damage is found before anything is made from it. Where the run's folder lies is no
+part of a key: a run beside it that did a stage with the same key has the same output, which is
+then taken over.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -19,11 +20,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kedit_glue.atomic import link_or_copy, write_json
+from kedit_glue import changed, records
+from kedit_glue.atomic import link_or_copy
+from kedit_glue.content import hash_of
+from kedit_glue.packed import read_manifest
 from kedit_glue.plan import Stage
+from kedit_glue.records import hashed
 
 RUN_FOLDER = b"<run folder>/"
 """Stands for the run's own folder where a file's hash must not depend on it."""
+NEW = "not done yet"
 
 
 @dataclass(frozen=True)
@@ -43,48 +49,39 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Names, sizes and times of an output, cheap for gigabytes of weights."""
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
-    return {
-        (f.name if f == path else str(f.relative_to(path))): [f.stat().st_size, f.stat().st_mtime_ns] for f in files
-    }
-
-
 class Ledger:
     """Records of a run folder."""
 
     def __init__(self, versions: Mapping[str, str], folder: Path | None = None, elsewhere: Sequence[Path] = ()):
         """``folder`` is the run's, absolute, and ``elsewhere`` those of runs whose stages may be taken over."""
-        self.versions = dict(versions)
+        self.versions = {f"version of {tool}": version for tool, version in versions.items()}
         self.folder = folder
         self.elsewhere = tuple(elsewhere)
         # a file may be edited while stages run: a record tells what its stage began with
         self._done: dict[str, str] = {}
         self._begun: dict[str, dict[str, str]] = {}
+        self._content: dict[str, str] = {}
+        """Stage that is done -> hash of what it made, as later stages read it."""
 
     @staticmethod
     def record_file(stage: Stage) -> Path:
         return stage.output.with_name(f"{stage.job.name}.record.json")
 
     def record(self, stage: Stage) -> dict[str, Any] | None:
-        """The stage's record, None where there is none or it cannot be read."""
-        file = self.record_file(stage)
-        if not file.is_file():
-            return None
+        """The stage's record, None where there is none or it is damaged."""
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            return records.read_record(self.record_file(stage))
         except ValueError:
             return None
-        return found if isinstance(found, dict) and {"key", "parts", "output"} <= found.keys() else None
+
+    # -- what depends on what -------------------------------------------------------------------
 
     def parts(self, stage: Stage, keys: Mapping[str, str]) -> dict[str, str]:
         """Everything the stage's output depends on, by a name that a person understands."""
         found = self._digests(stage)
         found |= {f"stage {name}": keys[name] for name in stage.after}
-        found |= {f"setting {k}": _hash(v) for k, v in stage.settings.items()}
-        found |= {f"version of {tool}": version for tool, version in self.versions.items()}
-        return found
+        found |= {f"setting {k}": hashed(v) for k, v in stage.settings.items()}
+        return found | self.versions
 
     def _digests(self, stage: Stage) -> dict[str, str]:
         return {path.name: self._digest(path) for path in stage.reads}
@@ -96,55 +93,94 @@ class Ledger:
         text = path.read_bytes().replace(os.fsencode(f"{self.folder}/"), RUN_FOLDER)
         return hashlib.sha256(text).hexdigest()[:16]
 
-    def todo(self, stages: Sequence[Stage]) -> list[Todo]:
-        """For each stage, in order, whether it has to run and why."""
+    # -- what is to be done ---------------------------------------------------------------------
+
+    def todo(
+        self, stages: Sequence[Stage], again: Mapping[str, str] | None = None, final: Path | None = None
+    ) -> list[Todo]:
+        """For each stage, in order, whether it has to run and why.
+
+        ``again``: stages that are to run in any case, and why. Outputs that a stage to run reads, and ``final``, are
+        read and compared with their hashes; others are judged by size and time, small ones by their hashes.
+        """
+        again = again or {}
         keys: dict[str, str] = {}
         reasons: dict[str, str | None] = {}
+        self._content = {}
         for stage in stages:
             parts = self.parts(stage, keys)
-            keys[stage.name] = _hash(parts)
-            reasons[stage.name] = self._reason(stage, parts, keys[stage.name])
-            if reasons[stage.name] is None:
+            keys[stage.name] = hashed(parts)
+            reason = again.get(stage.name) or self._reason(stage, parts, keys[stage.name], reasons)
+            reasons[stage.name] = reason
+            if reason is None:
                 self._done[stage.name] = keys[stage.name]
-        # an output that was not kept is needed again when a stage that reads it runs
+        self._look_at_inputs(stages, reasons, final)
+        return [Todo(s, reasons[s.name]) for s in stages]
+
+    def _look_at_inputs(self, stages: Sequence[Stage], reasons: dict[str, str | None], final: Path | None) -> None:
+        """An output that is not whole, or was not kept, is needed again when a stage that reads it runs."""
         by_name = {s.name: s for s in stages}
+        looked = set()
         for stage in reversed(stages):
+            if stage.output == final and reasons[stage.name] is None:
+                reasons[stage.name] = self._unreadable(stage, "the end of the run")
             if reasons[stage.name] is None:
                 continue
             for name in stage.after:
-                if reasons[name] is None and not by_name[name].output.exists():
-                    reasons[name] = f"{stage.name} needs its output, which was not kept"
-        return [Todo(s, reasons[s.name]) for s in stages]
+                if reasons[name] is None and name not in looked:
+                    looked.add(name)
+                    reasons[name] = self._unreadable(by_name[name], stage.name)
 
-    def _reason(self, stage: Stage, parts: Mapping[str, str], key: str) -> str | None:
+    def _unreadable(self, stage: Stage, by: str) -> str | None:
+        """Why the output of a stage that is done cannot be read by another."""
         record = self.record(stage)
+        assert record is not None, f"{stage.name} is done"
+        if record.get("packed"):
+            folder = stage.output.with_name(record["packed"])
+            wrong = changed.damage(folder) or _packed_otherwise(folder, record["output"])
+            return f"what was kept of it is damaged: {wrong}" if wrong else None
+        if record.get("released"):
+            return f"{by} needs its output, which was not kept"
+        wrong = records.damage(stage.output, record["output"], thorough=True)
+        return f"its output {stage.output.name} is damaged: {wrong}" if wrong else None
+
+    def _reason(
+        self, stage: Stage, parts: Mapping[str, str], key: str, reasons: Mapping[str, str | None]
+    ) -> str | None:
+        try:
+            record = records.read_record(self.record_file(stage))
+        except ValueError:
+            return f"its record {self.record_file(stage).name} is damaged"
         if record is None:
-            return "not done yet"
+            return NEW
         if record["key"] != key:
-            changed = [n for n in {**parts, **record["parts"]} if parts.get(n) != record["parts"].get(n)]
-            earlier = [n for n in changed if n.startswith("stage ")]
-            return (
-                f"changed: {', '.join(sorted(changed))}"
-                if not earlier or len(changed) > len(earlier)
-                else (f"an earlier stage is done again ({', '.join(n.removeprefix('stage ') for n in earlier)})")
-            )
-        if missing := [path.name for path in stage.beside if not path.is_file()]:
-            return f"its {missing[0]} is gone"
+            return _what_changed(parts, record["parts"])
+        for name, mark in record["beside"].items():
+            file = next((path for path in stage.beside if path.name == name), None)
+            if file is None or not file.is_file():
+                return f"its {name} is gone"
+            if hash_of(file) != mark:
+                return f"its {name} is damaged"
+        for name, mark in record.get("inputs", {}).items():
+            if reasons.get(name) is None and self._content.get(name, mark) != mark:
+                return f"it was made from another output of {name}"
+        self._content[stage.name] = record["content"]
+        if record.get("packed") or record.get("released"):
+            return None
         if not stage.output.exists():
-            return None if record.get("released") else f"its output {stage.output.name} is gone"
-        if fingerprint(stage.output) != record["output"]:
-            return f"its output {stage.output.name} was changed from outside"
-        return None
+            return f"its output {stage.output.name} is gone"
+        wrong = records.damage(stage.output, record["output"], thorough=stage.output.is_file())
+        return f"its output {stage.output.name} was changed from outside: {wrong}" if wrong else None
+
+    # -- while it is done -----------------------------------------------------------------------
 
     def begin(self, stage: Stage) -> None:
         """Forget what was there: no record, no half output. From here on the stage's files are what they are now."""
         self._begun[stage.name] = self._digests(stage)
+        packed = (self.record(stage) or {}).get("packed")
         self.record_file(stage).unlink(missing_ok=True)
-        for path in (stage.output, stage.working):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        for path in (stage.output, stage.working, *([stage.output.with_name(packed)] if packed else [])):
+            remove(path)
 
     def adopt(self, stage: Stage) -> str | None:
         """Take over what another run made from the same inputs; returns its folder's name, None where there is none.
@@ -155,7 +191,9 @@ class Ledger:
         for other in self.elsewhere:
             twin = self._twin(stage, other)
             record = self.record(twin)
-            if record is None or record["key"] != _hash(parts) or not _is_whole(twin, record):
+            if record is None or record["key"] != hashed(parts) or not _is_whole(twin, record):
+                continue
+            if record.get("inputs") != self._inputs(stage):
                 continue
             self.begin(stage)
             self._begun[stage.name] = parts  # what the twin was made from
@@ -173,43 +211,91 @@ class Ledger:
         output, *beside = (other / path.relative_to(here) for path in (stage.output, *stage.beside))
         return replace(stage, output=output, beside=tuple(beside))
 
-    def finish(self, stage: Stage, result: Mapping[str, Any], seconds: float, **more: Any) -> None:
-        """The output is whole: give it its name, then write the record, atomically and last."""
+    def _inputs(self, stage: Stage) -> dict[str, str]:
+        return {name: self._content[name] for name in stage.after if name in self._content}
+
+    def finish(self, stage: Stage, result: Mapping[str, Any], seconds: float, **more: Any) -> dict[str, Any]:
+        """The output is whole: give it its name, then write the record, atomically and last. Returns the record."""
         stage.working.rename(stage.output)
+        made = records.prints(stage.output)
+        beside = {path.name: hash_of(path) for path in stage.beside}
         parts = self.parts(stage, self._done) | self._begun.pop(stage.name, {})
-        self._done[stage.name] = _hash(parts)
-        self._write(
-            stage,
-            {
-                "stage": stage.name,
-                "key": _hash(parts),
-                "parts": parts,
-                "result": dict(result),
-                "output": fingerprint(stage.output),
-                "seconds": round(seconds, 3),
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                **more,
-            },
-        )
+        self._done[stage.name] = hashed(parts)
+        record = {
+            "stage": stage.name,
+            "key": hashed(parts),
+            "parts": parts,
+            "inputs": self._inputs(stage),
+            "result": dict(result),
+            "output": made,
+            "content": records.content(made),
+            "beside": beside,
+            "seconds": round(seconds, 3),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **more,
+        }
+        records.write_record(self.record_file(stage), record)
+        self._content[stage.name] = record["content"]
+        return record
 
-    def release(self, stage: Stage) -> None:
-        """Delete an output that no later stage reads, and say so in its record."""
+    # -- what is kept ---------------------------------------------------------------------------
+
+    def release(self, stage: Stage, **more: Any) -> None:
+        """Delete an output that no later stage reads, and say so in its record.
+
+        ``packed``: the folder beside it with what is kept of it, None: nothing.
+        """
         record = self.record(stage)
-        if record is None or not stage.output.exists():
-            return
-        self._write(stage, {**record, "released": True})
-        shutil.rmtree(stage.output)
+        if record is not None:
+            now = {**record, "released": True, **more}
+            records.write_record(self.record_file(stage), now)
+            remove(stage.output)
+            if record.get("packed") and not now.get("packed"):
+                remove(stage.output.with_name(record["packed"]))
 
-    def _write(self, stage: Stage, record: Mapping[str, Any]) -> None:
-        write_json(self.record_file(stage), record)
+    def restore(self, stage: Stage, original: Path) -> bool:
+        """Bring back a model of which only the changed tensors were kept; False where nothing was."""
+        record = self.record(stage)
+        if record is None or not record.get("packed"):
+            return False
+        packed = stage.output.with_name(record["packed"])
+        remove(stage.output)  # what a kill may have left of it
+        changed.rebuild(packed, original, stage.output)
+        made = records.prints(stage.output)
+        records.write_record(self.record_file(stage), {**record, "output": made, "released": False, "packed": None})
+        remove(packed)
+        return True
+
+
+def _what_changed(parts: Mapping[str, str], before: Mapping[str, str]) -> str:
+    names = [n for n in {**parts, **before} if parts.get(n) != before.get(n)]
+    earlier = [n for n in names if n.startswith("stage ")]
+    if earlier and len(names) == len(earlier):
+        return f"an earlier stage is done again ({', '.join(n.removeprefix('stage ') for n in earlier)})"
+    return f"changed: {', '.join(sorted(names))}"
+
+
+def _packed_otherwise(folder: Path, output: records.Prints) -> str | None:
+    """A file of a sound packed model that is not the one the stage made: it was damaged before it was packed."""
+    files = read_manifest(folder).files
+    wrong = [name for name, (_, _, mark) in output.items() if name not in files or files[name].hash != mark]
+    return f"{wrong[0]} holds something else than the stage made" if wrong else None
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, or nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_whole(stage: Stage, record: Mapping[str, Any]) -> bool:
     """Whether everything that the record tells of is still there as it was made."""
     return (
         stage.output.exists()
-        and fingerprint(stage.output) == record["output"]
-        and all(path.is_file() for path in stage.beside)
+        and records.damage(stage.output, record["output"], thorough=True) is None
+        and all(path.is_file() and hash_of(path) == record["beside"].get(path.name) for path in stage.beside)
     )
 
 
@@ -220,7 +306,3 @@ def _link(source: Path, target: Path) -> None:
         to = target / file.relative_to(source)
         to.parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(file, to)
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]

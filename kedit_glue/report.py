@@ -143,9 +143,17 @@ SHORT = 9  # columns of such cells stay on one line on a narrow terminal
 EDIT_HEAD = ["", "before", "after", "facts", "what it is"]
 GENERAL_HEAD = ["task", "metric", "before", "after", "change [95 %]", "items", "verdict"]
 BATCH_HEAD = ["batch", "facts", "learned", "steps", "success", "so far", "rephrased", "locality", "time"]
-BATCH_NOTE = (
-    "success: of the batch just edited; so far, rephrased, locality: of all facts until then; time: train and merge"
-)
+
+
+def batch_note(document: Mapping[str, Any]) -> str:
+    """What the columns of ``BATCH_HEAD`` are of."""
+    edited, sampled = 0, False
+    for b in document["batches"]:
+        edited += b["facts"]
+        sampled |= b.get("asked_so_far", edited) < edited
+    of = "this batch and a sample of the facts before it" if sampled else "all facts until then"
+    return f"success: of the batch just edited; so far, rephrased, locality: of {of}; time: train and merge"
+
 
 MERGE_HEAD = ["batch", "change by training", "left by the merge", "density", "same signs", "merged"]
 MERGE_NOTE = (
@@ -189,7 +197,7 @@ def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     found: list[Table | Text] = [table(f"{document['run']}: edits", EDIT_HEAD, edit_rows(document))]
     if rows := general_rows(document):
         found.append(table("general ability (lm-eval)", GENERAL_HEAD, rows))
-    found.append(table(f"batch by batch ({BATCH_NOTE})", BATCH_HEAD, batch_rows(document)))
+    found.append(table(f"batch by batch ({batch_note(document)})", BATCH_HEAD, batch_rows(document)))
     if document["answers"]:
         found.append(
             table(
@@ -246,7 +254,8 @@ def markdown(document: Mapping[str, Any]) -> str:
             lines += [f"{TITLES[metric].capitalize()} by kind, after: {named}.", ""]
     if rows := general_rows(document):
         lines += ["## General ability (lm-eval)", "", *markdown_table(GENERAL_HEAD, rows), ""]
-    lines += ["## Batch by batch", "", *markdown_table(BATCH_HEAD, batch_rows(document)), "", f"{BATCH_NOTE}.", ""]
+    lines += ["## Batch by batch", "", *markdown_table(BATCH_HEAD, batch_rows(document)), ""]
+    lines += [f"{batch_note(document)}.", ""]
     if rows := merge_rows(document):
         lines += ["## What each merge did", "", *markdown_table(MERGE_HEAD, rows), "", f"{MERGE_NOTE}.", ""]
     if document["answers"]:

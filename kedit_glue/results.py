@@ -17,12 +17,12 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path) -> dict[st
     """The document that ``scores`` describes, from a run whose stages are all done."""
     stages = {s.name: s for s in plan.stages}
     base = _json(stages["base/edits"].output)
-    base_by_id = {f["id"]: f for f in base["facts"]}
+    base_by_id = scores.by_id(base)
     base_general = _optional(stages, "base/general")
     last = batch_name(len(plan.batches))
     after = _json(stages[f"{last}/edits"].output)
     after_general = _optional(stages, f"{last}/general")
-    after_by_id = {f["id"]: f for f in after["facts"]}
+    after_by_id = scores.by_id(after)
     traces: dict[str, dict[str, Any]] = {}  # a fact's first sample is its own prompt
     for number in range(1, len(plan.batches) + 1):
         for trace in _trace(folder / batch_name(number) / "trace.jsonl"):
@@ -33,10 +33,10 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path) -> dict[st
         "model": recipe.model,
         "edited_model": str(plan.final_model),
         "metrics": scores.METRICS,
-        "before": {"edits": scores.score(base, base), "general": scores.brief_general(base_general)},
-        "batches": [_batch(plan, number, stages, ledger, base) for number in range(1, len(plan.batches) + 1)],
+        "before": {"edits": _all(base, base_by_id), "general": scores.brief_general(base_general)},
+        "batches": [_batch(plan, number, stages, ledger, base_by_id) for number in range(1, len(plan.batches) + 1)],
         "after": {
-            "edits": scores.score(after, base),
+            "edits": _all(after, base_by_id),
             "general": scores.brief_general(after_general),
             "general_change": scores.general_change(base_general or {}, after_general or {}),
         },
@@ -72,7 +72,14 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path) -> dict[st
     }
 
 
+def _all(raw: Any, base: Any) -> dict[str, Any]:
+    """Summary over all facts that were asked about."""
+    after = scores.by_id(raw)
+    return scores.score(after, base, after) | scores.fluency(raw)
+
+
 def _batch(plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger, base: Any) -> dict[str, Any]:
+    """``base``: the original model's answers by id."""
     name = batch_name(number)
     ids = [f["id"] for f in plan.batches[number - 1]]
     entry: dict[str, Any] = {"batch": number, "facts": len(ids)}
@@ -83,11 +90,12 @@ def _batch(plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger,
                 "seconds": record["seconds"],
             }
     if (raw := _optional(stages, f"{name}/edits")) is not None:
-        so_far = [f["id"] for f in raw["facts"]]
+        now = scores.by_id(raw)
         entry["edited_before"] = scores.score(base, base, ids)
-        entry["edited"] = scores.score(raw, base, ids)
-        entry["all_so_far_before"] = scores.score(base, base, so_far)
-        entry["all_so_far"] = scores.score(raw, base, so_far)
+        entry["edited"] = scores.score(now, base, ids)
+        entry["all_so_far_before"] = scores.score(base, base, now)
+        entry["all_so_far"] = scores.score(now, base, now)
+        entry["asked_so_far"] = len(now)
     if (general := _optional(stages, f"{name}/general")) is not None:
         entry["general"] = scores.brief_general(general)
     return entry

@@ -5,8 +5,9 @@
     run, model  names
     metrics     name -> {definition, range, better}
     before      {edits: Summary over all facts, general}
-    batches     one entry a batch: {batch, facts, training, merge, edited: Summary over this batch's
-                facts, all_so_far: Summary over every fact edited until then, both also as
+    batches     one entry a batch: {batch (from 1), facts, training, merge, edited: Summary over this batch's
+                facts, all_so_far: Summary over every fact edited until then, or over this
+                batch's and a sample of the earlier ones (score.edits.old_facts), both also as
                 …_before: the original model's, general?}
     after       {edits: Summary over all facts, general, general_change}: the edited model
     facts       one entry a fact: {id, batch, prompt, target_new, before, after, learned}
@@ -20,7 +21,7 @@ over its kinds, each with the mean over its probes); ``mean`` is None where no f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 SCHEMA = 1
@@ -116,15 +117,21 @@ def summary(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def score(raw: Answers, base: Answers, ids: Sequence[str] | None = None) -> dict[str, Any]:
-    """Summary of a model's raw answers (``answers.json``) for some of its facts, all where ``ids`` is None."""
-    before = {f["id"]: f for f in base["facts"]}
-    wanted = None if ids is None else set(ids)
-    scores = [fact_scores(f, before[f["id"]]) for f in raw["facts"] if wanted is None or f["id"] in wanted]
-    found = summary(scores)
-    if wanted is None and "fluency" in raw:
-        found[FLUENCY] = {"mean": raw["fluency"]["n_gram_entropy"], "facts": raw["fluency"]["facts"]}
-    return found
+def by_id(raw: Answers) -> dict[str, Answers]:
+    """A model's raw answers (``answers.json``), fact by fact."""
+    return {f["id"]: f for f in raw["facts"]}
+
+
+def score(after: Mapping[str, Answers], before: Mapping[str, Answers], ids: Iterable[str]) -> dict[str, Any]:
+    """Summary of a model's answers for the facts in ``ids``; ``before`` holds the original model's."""
+    return summary([fact_scores(after[i], before[i]) for i in ids])
+
+
+def fluency(raw: Answers) -> dict[str, Any]:
+    """A Summary of fluency alone, empty where it was not asked for."""
+    if "fluency" not in raw:
+        return {}
+    return {FLUENCY: {"mean": raw["fluency"]["n_gram_entropy"], "facts": raw["fluency"]["facts"]}}
 
 
 # -- general ability ----------------------------------------------------------------------------

@@ -6,12 +6,16 @@ warm runner calls the same ``execute`` in a forked process, so both ways do the 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import importlib
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,9 @@ FUNCTIONS = {
 }
 
 
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
 def quiet_environment(offline: bool) -> dict[str, str]:
     """What every tool process gets on top of the user's environment."""
     settings = {
@@ -44,6 +51,33 @@ def quiet_environment(offline: bool) -> dict[str, str]:
     return settings
 
 
+def die_with_parent(owner: int | None = None) -> None:
+    """A run that is killed must not leave a process behind that writes into its folder (Linux; elsewhere it ends
+    by itself, and the next run waits for it).
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL). The parent is the run, torchrun, or the warm server, which ends with the run.
+    ``owner``: the run's process, which may have died before this was called.
+    """
+    if LIBC is not None:
+        LIBC.prctl(1, signal.SIGKILL)
+    if owner is not None:
+        try:
+            os.kill(owner, 0)
+        except ProcessLookupError:
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def alive(lock: str | None) -> Iterator[None]:
+    """Hold the run folder's stage lock, for as long as this process lives at most."""
+    if lock is None:
+        yield
+        return
+    with open(lock, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
 def first_process() -> bool:
     """Of several processes that do a stage together (torchrun) one speaks for all."""
     return os.environ.get("RANK", "0") == "0"
@@ -53,7 +87,8 @@ def execute(job_file: str) -> None:
     """Do one job; raises what the tool raises."""
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     module, function = FUNCTIONS[job["function"]]
-    with open(job["events"], "a", encoding="utf-8", buffering=1) as events:
+    die_with_parent()
+    with alive(job.get("lock")), open(job["events"], "a", encoding="utf-8", buffering=1) as events:
 
         def emit(event: Mapping[str, Any]) -> None:
             if first_process():
@@ -72,8 +107,9 @@ def execute(job_file: str) -> None:
         write_json(Path(job["result"]), result)
 
 
-def execute_logged(job_file: str, log_file: str) -> None:
+def execute_logged(job_file: str, log_file: str, owner: int) -> None:
     """``execute`` with everything the process prints in its log (the warm runner's target)."""
+    die_with_parent(owner)
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)

@@ -37,6 +37,8 @@ class Place:
     """Name -> shape of the original model's tensors; None where they are not at hand."""
     merge_file: Mapping[str, Any] | None = None
     """Content of ``merge.file``."""
+    model_bytes: int = 0
+    """Size of the original model's weights; 0 where they are not at hand."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class Stage:
     """How many facts it works on, for the estimate of time; 1 where that does not matter."""
     beside: tuple[Path, ...] = ()
     """Further files that it leaves, which the report reads."""
+    looks_at: tuple[str, ...] = ()
+    """Stages whose output it reads where it is still there, and does without otherwise."""
+    room: int = 0
+    """Bytes that it is going to write, roughly; 0 where they do not matter."""
     stock_command: str = ""
     """The upstream tool's own command line on the same files, where there is one."""
 

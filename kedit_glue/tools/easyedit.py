@@ -25,7 +25,7 @@ def preload() -> None:
 def score(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     """Ask one model everything about the facts in ``job['facts']`` and write raw answers.
 
-    ``job``: ``model`` (folder), ``facts`` (facts.json), ``ids`` (which of them), ``metrics``,
+    ``job``: ``model`` (folder), ``facts`` (facts.json), ``new``, ``upto`` and ``old`` (see ``chosen``), ``metrics``,
     ``fluency_ids``, ``example_ids``, ``output`` (JSON file), ``seed``, ``device``,
     ``trust_remote_code``. The file holds, per fact: teacher-forced token accuracy of the edit
     prompt, of each rephrasing and of each portability probe; the argmax tokens of each locality
@@ -36,17 +36,29 @@ def score(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 
     evaluate = easyedit_compat.evaluation()
     model, tokenizer = load(job["model"], job["device"], job["trust_remote_code"])
-    wanted = set(job["ids"])
-    facts = [f for f in json.loads(Path(job["facts"]).read_text(encoding="utf-8")) if f["id"] in wanted]
+    emit({"event": "loaded"})  # benchmarks/sequential.py counts what came before as ours
+    facts = chosen(json.loads(Path(job["facts"]).read_text(encoding="utf-8")), job)
     asker = Asker(evaluate, model, tokenizer, job["device"], emit)
     result: dict[str, Any] = {"facts": asker.facts(facts, job["metrics"])}
     if "fluency" in job["metrics"] and job["fluency_ids"]:
-        chosen = [f for f in facts if f["id"] in set(job["fluency_ids"])]
-        result["fluency"] = {"n_gram_entropy": asker.fluency(chosen, job["seed"]), "facts": len(chosen)}
-    chosen = [f for f in facts if f["id"] in set(job["example_ids"])]
-    result["answers"] = {f["id"]: asker.answer(f["prompt"]) for f in chosen}
+        fluent = [f for f in facts if f["id"] in set(job["fluency_ids"])]
+        result["fluency"] = {"n_gram_entropy": asker.fluency(fluent, job["seed"]), "facts": len(fluent)}
+    examples = [f for f in facts if f["id"] in set(job["example_ids"])]
+    result["answers"] = {f["id"]: asker.answer(f["prompt"]) for f in examples}
     Path(job["output"]).write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
     return {"facts": len(facts), "prompts": asker.asked}
+
+
+def chosen(facts: Sequence[Any], job: Mapping[str, Any]) -> list[Any]:
+    """The facts from number ``new`` to before ``upto``, behind ``old`` of those before (all where it is None).
+
+    The sample is drawn anew for each batch, by the seed, and stands in the facts' order.
+    """
+    new, old = job["new"], job["old"]
+    if old is None or old >= new:
+        return list(facts[: job["upto"]])
+    drawn = random.Random(f"{job['seed']} {new}").sample(range(new), old)
+    return [facts[i] for i in sorted(drawn)] + list(facts[new : job["upto"]])
 
 
 def load(folder: str, device: str, trust_remote_code: bool) -> tuple[Any, Any]:

@@ -292,13 +292,16 @@ def measure(job: Mapping[str, Any], aside: Path) -> dict[str, merge_record.Chang
         merged = reference.merged(cache_dir=str(aside), trust_remote_code=job["trust_remote_code"])
         tuned.append(weights.Weights(Path(merged.model.path)))
     pair = [Path(folder) for folder in job["earlier"] or ()]
-    earlier = [weights.Weights(folder) for folder in pair] if all(folder.is_dir() for folder in pair) else []
+    # one of the pair is usually the model merged onto: its tensors are read once
+    same = {Path(job["before"]): old}
+    earlier = [same.get(folder) or weights.Weights(folder) for folder in pair if all(f.is_dir() for f in pair)]
     changes = {}
     for name in old.names():
         if not pattern.search(name) or not comparable(name, [old, out, *tuned]):
             continue
-        past = [e[name] for e in earlier] if comparable(name, [old, *earlier]) else []
-        changes[name] = merge_record.measure(old[name], [t[name] for t in tuned], out[name], past)
+        base = old[name]
+        past = [base if e is old else e[name] for e in earlier] if comparable(name, [old, *earlier]) else []
+        changes[name] = merge_record.measure(base, [t[name] for t in tuned], out[name], past)
         merge_record.check_finite(name, changes[name])
     return changes
 
