@@ -38,7 +38,7 @@ def train_yaml(recipe: Recipe, place: Place, number: int, facts: int, model: str
     train = recipe.train
     folder = place.folder / batch_name(number)
     path = folder / "train.yaml"
-    each = train.mini_batch // train.launch.processes
+    each = train.mini_batch // recipe.launch.everyone
     must_say = {
         "model_name_or_path": model,
         "learning_rate": train.learning_rate,
@@ -48,6 +48,8 @@ def train_yaml(recipe: Recipe, place: Place, number: int, facts: int, model: str
         "seed": recipe.seed,
         "finetuning_type": "lora" if train.lora.rank else "freeze",
     }
+    if train.report_to:
+        must_say["report_to"] = list(train.report_to)
     lora_alpha = train.lora.alpha or 2 * train.lora.rank
     if train.lora.rank:
         must_say |= {"lora_rank": train.lora.rank, "lora_alpha": lora_alpha}
@@ -68,7 +70,7 @@ def train_yaml(recipe: Recipe, place: Place, number: int, facts: int, model: str
             "lora_alpha": lora_alpha,
             "template": TEMPLATES.get(train.template, train.template),
             "per_device": each,
-            "processes": train.launch.processes,
+            "processes": recipe.launch.everyone,
             "dataset_dir": str(folder),
             "output_dir": str(folder / "tuned"),
             "cpu": place.device == "cpu",

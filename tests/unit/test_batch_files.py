@@ -16,7 +16,7 @@ from kedit_glue.files import write_rendered
 from kedit_glue.merging import MergeRefused
 from kedit_glue.plan import Place, Plan, Rendered, make_plan
 from kedit_glue.recipe import Recipe
-from kedit_glue.render import RenderError, render, require
+from kedit_glue.render import RenderError, content, render, require
 
 PlanOf = Callable[..., Plan]
 MATRICES = [f"mlp.{m}_proj" for m in ("gate", "up", "down")]
@@ -34,7 +34,7 @@ def said(plan: Plan, name: str, batch: int = 1) -> dict[str, Any]:
     """What a file's YAML says, checked as it is when it is written."""
     found = file(plan, name, batch)
     text = render(found.template, found.values)
-    require(text, found.must_say, name)
+    require(content(text, name), found.must_say, name)
     loaded: dict[str, Any] = strict_yaml.parse_value(text, name)  # no key twice, either
     assert loaded == yaml.safe_load(text)
     return loaded
@@ -175,14 +175,20 @@ def test_a_regular_expression_comes_through_yaml_as_it_is(plan_of: PlanOf) -> No
 
 
 @pytest.mark.parametrize(
-    ("processes", "device", "each", "backend"),
-    [(1, "cpu", 4, None), (2, "cpu", 2, "gloo"), (4, "cpu", 1, "gloo"), (2, "cuda:0", 2, None)],
+    ("launch", "device", "each", "backend"),
+    [
+        ("{processes: 1}", "cpu", 4, None),
+        ("{processes: 2}", "cpu", 2, "gloo"),
+        ("{processes: 4}", "cpu", 1, "gloo"),
+        ("{processes: 2}", "cuda:0", 2, None),
+        ("{nodes: 2}", "cpu", 2, "gloo"),
+        ("{nodes: 2, processes: 2}", "cpu", 1, "gloo"),
+    ],
 )
 def test_processes_share_a_mini_batch(
-    plan_of: PlanOf, processes: int, device: str, each: int, backend: str | None
+    plan_of: PlanOf, launch: str, device: str, each: int, backend: str | None
 ) -> None:
-    keys = f"mini_batch: 4, launch: {{processes: {processes}}}"
-    found = said(plan_of(f"train: {{{keys}}}", batch_size=4, device=device), "train.yaml")
+    found = said(plan_of(f"train: {{mini_batch: 4}}\nlaunch: {launch}", batch_size=4, device=device), "train.yaml")
     assert found["per_device_train_batch_size"] == each
     assert found.get("ddp_backend") == backend
     assert found.get("use_cpu") == (True if device == "cpu" else None)
@@ -208,10 +214,10 @@ def test_order(plan_of: PlanOf, keys: str, steps: int, words: str) -> None:
 def test_a_template_that_drops_the_protection_is_refused(plan_of: PlanOf) -> None:
     rsft = file(plan_of("train: {protect: {directions: 3, corpus: facts.json}}"), "rsft.yaml")
     shipped = render(rsft.template, rsft.values)
-    require(shipped, rsft.must_say, "rsft.yaml")
+    require(content(shipped, "rsft.yaml"), rsft.must_say, "rsft.yaml")
     without = "\n".join(line for line in shipped.splitlines() if not line.startswith("protect:"))
     with pytest.raises(RenderError, match=r"rsft\.yaml does not say what the recipe says: protect: None"):
-        require(without, rsft.must_say, "rsft.yaml")
+        require(content(without, "rsft.yaml"), rsft.must_say, "rsft.yaml")
 
 
 # -- merge.yaml ---------------------------------------------------------------------------------
