@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from kedit_glue import progress
-from kedit_glue.progress import ROUGHLY, Display, Estimate, duration, sentence, share
+from kedit_glue.progress import Display, Standing, sentence, share
 
 SENTENCES: list[tuple[Mapping[str, Any], str | None]] = [
     (
@@ -21,7 +24,11 @@ SENTENCES: list[tuple[Mapping[str, Any], str | None]] = [
     ),
     (
         {"event": "step", "epoch": 2, "epochs": 20, "steps": 17, "loss": 0.12345},
-        "epoch 2 of at most 20, 17 steps, loss 0.123",
+        "loss 0.123, 17 steps, epoch 2 of at most 20",
+    ),
+    (
+        {"event": "step", "epoch": 2, "epochs": 20, "steps": 17, "loss": 0.12345, "learned": 3, "facts": 10},
+        "3 of 10 learned, loss 0.123, 17 steps, epoch 2 of at most 20",
     ),
     (
         {"event": "trained", "learned": 9, "of": 10, "steps": 55, "epochs": 6},
@@ -46,7 +53,7 @@ def test_an_event_in_words(event: Mapping[str, Any], expected: str | None) -> No
 
 def test_a_loss_that_is_not_finite_is_said() -> None:
     event = {"event": "step", "epoch": 1, "epochs": 2, "steps": 1, "loss": float("nan")}
-    assert str(sentence(event)).endswith("loss nan")
+    assert str(sentence(event)).startswith("loss nan, ")
 
 
 @pytest.mark.parametrize(
@@ -61,45 +68,6 @@ def test_a_loss_that_is_not_finite_is_said() -> None:
 )
 def test_share_of_a_stage(event: Mapping[str, Any], expected: float | None) -> None:
     assert share(event) == expected
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0, "0 s"), (8.4, "8 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599, "59 min 59 s"),
-        (3599.7, "1 h 00 min"), (7500, "2 h 05 min"), (90000, "25 h 00 min"),
-    ],
-)  # fmt: skip
-def test_duration(seconds: float, expected: str) -> None:
-    assert duration(seconds) == expected
-
-
-# -- time left ----------------------------------------------------------------------------------
-
-
-def test_nothing_is_promised_while_a_kind_is_unknown() -> None:
-    estimate = Estimate()
-    assert estimate.left([("train", 10)]) is None
-    estimate.done("train", 10, 30.0)
-    assert estimate.left([("train", 10), ("score", 10)]) is None
-    estimate.done("score", 10, 5.0)
-    assert estimate.left([("train", 10), ("score", 10)]) == pytest.approx(35.0)
-    assert estimate.left([]) == 0.0
-
-
-def test_time_left_grows_with_the_size() -> None:
-    estimate = Estimate()
-    estimate.done("score", 10, 5.0)
-    assert estimate.left([("score", 40)]) == pytest.approx(20.0)
-    assert estimate.left([("score", 10), ("score", 20)]) == pytest.approx(15.0)
-    estimate.done("score", 30, 35.0)  # 40 facts took 40 s
-    assert estimate.left([("score", 7)]) == pytest.approx(7.0)
-
-
-def test_a_stage_without_a_size_counts_as_one() -> None:
-    estimate = Estimate()
-    estimate.done("merge", 0, 4.0)
-    assert estimate.left([("merge", 0), ("merge", 1)]) == pytest.approx(8.0)
 
 
 # -- the display --------------------------------------------------------------------------------
@@ -126,6 +94,9 @@ def plain(tmp_path: Path) -> Display:
     return Display(tmp_path / "log.txt", Console(file=io.StringIO(), width=200))
 
 
+STANDING = Standing("batch_003/train", 12, 53, 3, 10, 12, 50, 250.0, 12_300_000_000)
+
+
 def shown(display: Display) -> list[str]:
     text: str = display.console.file.getvalue()  # type: ignore[attr-defined]
     return text.splitlines()
@@ -140,7 +111,7 @@ def test_plain_lines_where_there_is_no_terminal(plain: Display, clock: Clock) ->
     plain.event({"event": "trained", "learned": 2, "of": 2, "steps": 3, "epochs": 1})
     plain.end("done in 3 s")
     assert shown(plain) == [
-        "batch 1 of 4: train … (about 2 min 10 s left)",
+        "batch 1 of 4: train … (about 2 min left)",
         "  2 of 2 facts learned in 3 steps, 1 epochs",
         "batch 1 of 4: train: done in 3 s",
     ]
@@ -151,7 +122,7 @@ def test_steps_are_shown_once_in_a_while(plain: Display, clock: Clock) -> None:
     for _ in range(25):
         clock.now += 1.0
         plain.event(STEP)
-    assert shown(plain) == ["train …"] + ["  epoch 1 of at most 2, 3 steps, loss 0.500"] * 2
+    assert shown(plain) == ["train …"] + ["  loss 0.500, 3 steps, epoch 1 of at most 2"] * 2
 
 
 def test_the_log_has_every_lasting_line_with_its_time(plain: Display, clock: Clock) -> None:
@@ -182,28 +153,192 @@ def test_text_is_shown_as_it_is(plain: Display, text: str) -> None:
     assert shown(plain) == [text]
 
 
-def test_a_terminal_shows_any_text_and_is_left_clean(tmp_path: Path) -> None:
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=100, highlight=False)
-    display = Display(tmp_path / "log.txt", terminal)
-    display.begin("batch [1/2] of [/b]", 10.0)
-    display.event({"event": "asked", "position": 1, "of": 2})
-    display.event({"event": "say", "text": "[/c] {braces} :heart:"})
-    assert display.live is not None
-    display.live.refresh()
-    display.end("done [/d]")
-    assert display.live is None
-    text = "\n".join(shown(display))
-    assert "[/c] {braces}" in text
+def test_a_stage_begins_with_where_the_run_stands(plain: Display, clock: Clock) -> None:
+    plain.begin("batch 3 of 10: train", STANDING.left, STANDING)
+    line = "batch 3 of 10: train … (stage 12 of 53, 12 of 50 facts learned, about 4 min left, 12.3 GB free)"
+    assert shown(plain) == [line]
+    assert plain.log is not None and plain.log.read_text(encoding="utf-8")[20:] == f"{line}\n"
+
+
+# -- live -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Display:
+    for name in ("CI", "NO_COLOR", "TTY_INTERACTIVE", "TTY_COMPATIBLE", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    return Display(tmp_path / "log.txt", Console(file=io.StringIO(), force_terminal=True, width=100, highlight=False))
+
+
+def test_a_terminal_shows_any_text_and_is_left_clean(terminal: Display, tmp_path: Path) -> None:
+    terminal.begin("batch [1/2] of [/b]", 10.0)
+    terminal.event({"event": "asked", "position": 1, "of": 2})
+    assert terminal.live is not None
+    terminal.live.refresh()
+    terminal.event({"event": "say", "text": "[/c] {braces} :heart:"})
+    terminal.live.refresh()
+    terminal.end("done [/d]")
+    assert terminal.live is None
+    text = "\n".join(shown(terminal))
+    assert "batch [1/2] of [/b]: asked 1 of 2 prompts · 0:00 · about 10 s left" in text
+    assert "[/c] {braces} :heart:" in text
     assert "batch [1/2] of [/b]: done [/d]" in text
-    assert "about 10 s left" in text
-    display.end()  # a second end, as after an interruption, says nothing
-    assert "\n".join(shown(display)) == text
+    assert text.endswith("batch [1/2] of [/b]: done [/d]")
+    terminal.end()  # a second end, as after an interruption, says nothing
+    assert "\n".join(shown(terminal)) == text
     assert "[/c] {braces} :heart:" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_kind_not_measured_yet_is_estimated_from_scoring() -> None:
-    estimate = Estimate()
-    estimate.done("score", 10, 5.0)  # half a second a fact
-    assert estimate.left([("train", 10)]) == pytest.approx(ROUGHLY["train"] * 0.5 * 10)
-    estimate.done("train", 10, 7.0)
-    assert estimate.left([("train", 10)]) == pytest.approx(7.0), "what was measured counts"
+def test_a_line_that_stays_is_printed_above_the_live_ones(terminal: Display) -> None:
+    terminal.begin("batch 3 of 10: train", 250.0, STANDING)
+    terminal.event(STEP)
+    terminal.say("stays")
+    terminal.end()
+    text = terminal.console.file.getvalue()  # type: ignore[attr-defined]
+    before, _, after = text.partition("stays\n")
+    assert "12 of 50 facts learned" in before and "loss 0.500" in after
+    assert after.endswith("\x1b[1A\x1b[2K" * 2), "both lines are gone at the end"
+
+
+@pytest.mark.parametrize("setting", [("CI", "true"), ("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_plain_lines_where_nothing_may_be_drawn_over(
+    terminal: Display, monkeypatch: pytest.MonkeyPatch, setting: tuple[str, str]
+) -> None:
+    monkeypatch.setenv(*setting)
+    display = Display(None, Console(file=io.StringIO(), force_terminal=True, width=100, highlight=False))
+    display.begin("train")
+    display.event({"event": "say", "text": "two"})
+    display.end("done")
+    assert shown(display) == ["train …", "  two", "train: done"]
+
+
+# -- events.jsonl -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(plain: Display, tmp_path: Path) -> Display:
+    plain.events = tmp_path / "events.jsonl"
+    return plain
+
+
+def events(display: Display) -> list[dict[str, Any]]:
+    """Without their times, which are asserted to be there."""
+    assert display.events is not None
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    found = [json.loads(line, parse_constant=refuse) for line in display.events.read_text("utf-8").splitlines()]
+    assert all(event.pop("time") > 0 for event in found)
+    return found
+
+
+def test_every_event_of_a_run_is_a_line(told: Display) -> None:
+    told.tell("run_started", recipe=Path("try.yaml"))
+    told.begin("facts: tokenizer")
+    told.event({"time": 5.0, "event": "started", "pid": 7})
+    told.end()
+    told.begin("batch 3 of 10: train", 250.0, STANDING)
+    told.event(STEP)
+    told.event({"event": "new in a later version", "x": float("inf")})
+    told.end("done in 3 s")
+    told.tell("stage_finished", stage="batch_003/train", seconds=3.2, result={"loss": float("nan"), "learned": 2})
+    told.tell("stage_adopted", stage="batch_003/merge", taken_from="other")
+    told.tell("run_finished", scores={"edit_success": 0.9})
+    standing = {
+        "stage": "batch_003/train", "number": 12, "stages": 53, "batch": 3, "batches": 10, "learned": 12, "facts": 50,
+        "left": 250.0, "disk_free": 12_300_000_000,
+    }  # fmt: skip
+    begun = {"title": "batch 3 of 10: train", "batch": 3, "standing": standing}
+    first = {"stage": None, "title": "facts: tokenizer", "batch": None, "standing": None}
+    assert events(told) == [
+        {"event": "run_started", "run": told.run_id, "recipe": "try.yaml"},
+        {"event": "stage_started", **first},
+        {"event": "started", "stage": None, "pid": 7},
+        {"event": "stage_started", "stage": "batch_003/train", **begun},
+        {**STEP, "stage": "batch_003/train"},
+        {"event": "new in a later version", "stage": "batch_003/train", "x": None},
+        {"event": "stage_finished", "stage": "batch_003/train", "seconds": 3.2, "result": {"loss": None, "learned": 2}},
+        {"event": "stage_adopted", "stage": "batch_003/merge", "taken_from": "other"},
+        {"event": "run_finished", "run": told.run_id, "scores": {"edit_success": 0.9}},
+    ]
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "日本 \U0001f600 \u2028", "half a pair \ud800", '"\\ \x00\t', ""])
+def test_any_text_is_one_line(told: Display, text: str) -> None:
+    told.console = Console(file=io.StringIO(), width=200)
+    told.say(text)
+    told.say("next")
+    assert events(told) == [{"event": "said", "text": text}, {"event": "said", "text": "next"}]
+
+
+def test_events_are_added_to_and_each_run_has_its_id(told: Display) -> None:
+    told.tell("run_started")
+    later = Display(None, Console(file=io.StringIO()))
+    later.events = told.events
+    later.tell("run_started")
+    assert [event["run"] for event in events(told)] == [told.run_id, later.run_id]
+    assert told.run_id != later.run_id
+
+
+def test_a_line_that_an_earlier_run_did_not_finish_stands_alone(told: Display) -> None:
+    assert told.events is not None
+    told.events.write_bytes(b'{"event": "run_started"}\n{"event": "sa')
+    told.say("on we go")
+    first, half, last = told.events.read_text().splitlines()
+    assert half == '{"event": "sa' and json.loads(first) and json.loads(last)["text"] == "on we go"
+
+
+FULL = Path("/dev/full")
+full_disk = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
+
+
+@full_disk
+def test_a_full_disk_is_said_once_and_hides_no_other_error(told: Display) -> None:
+    told.events = FULL
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'") as full:
+        told.tell("stage_started", stage="batch_001/train")
+    assert full.value.errno == errno.ENOSPC
+    told.tell("stage_failed", stage="batch_001/train", error="the tool's own complaint")
+    told.tell("run_interrupted")
+    with pytest.raises(OSError):
+        told.event(STEP)
+
+
+def test_a_line_that_was_cut_off_by_a_full_disk_is_ended_by_the_next(
+    told: Display, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first write takes half of the line, the second none of it, as on a disk that fills up."""
+    assert told.events is not None
+    told.say("before")
+    usual = Path.open
+
+    class Filling(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() > self.began:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(bytes(data)[: len(data) // 2])
+
+    def filling(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if mode != "ab":
+            return usual(path, mode, *more, **named)
+        file = Filling(path, "ab")
+        file.began = path.stat().st_size
+        return file
+
+    monkeypatch.setattr(Path, "open", filling)
+    with pytest.raises(OSError, match="No space left"):
+        told.tell("said", text="cut off")
+    monkeypatch.undo()
+    told.say("after")
+    first, half, last = told.events.read_text().splitlines()
+    assert (json.loads(first)["text"], json.loads(last)["text"]) == ("before", "after")
+    with pytest.raises(ValueError):
+        json.loads(half)
+
+
+def test_a_step_takes_little_room(told: Display) -> None:
+    told.stage = "batch_001/train"
+    told.event({"time": 1700000000.123, **STEP, "position": 3, "of": 200, "learned": 3, "facts": 10})
+    assert told.events is not None and told.events.stat().st_size < 200
