@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import fcntl
+import gc
 import importlib.metadata
 import json
 import os
 import shlex
-import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import check, environment, facts, files, models, report, results, strict_yaml
-from kedit_glue.atomic import write_json
+from kedit_glue import check, environment, facts, files, models, nodes, report, results, strict_yaml
+from kedit_glue.atomic import write_json, write_text
 from kedit_glue.card import model_card
-from kedit_glue.execute import execute, export, output_missing
-from kedit_glue.ledger import Ledger, digest, fingerprint
+from kedit_glue.execute import again_from, execute, export, output_missing
+from kedit_glue.keeping import Keeper
+from kedit_glue.ledger import Ledger, digest, remove
+from kedit_glue.locks import LOCK, STAGE_LOCK, held
 from kedit_glue.merging import MergeMethod
 from kedit_glue.plan import Place, Plan, make_plan
+from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
 from kedit_glue.recipe import Recipe, load_recipe, normalized
 from kedit_glue.recipe_schema import BARE
+from kedit_glue.records import fingerprint
 from kedit_glue.runner import Job, Runner
 from kedit_glue.stage import quiet_environment
 from kedit_glue.tools.lm_eval import local_tasks
 from kedit_glue.tools.prepare import split_rephrasings
 
-
-class CannotStart(ValueError):
-    """Something that was looked at before the start forbids it; the message is the user's."""
+DOOMED = ".deleted"
+GARBAGE = (100_000, 50, 50)
+"""How seldom Python looks for garbage: among the millions of objects of a plan of 10,000 batches there is none."""
+GARBAGE = (100_000, 50, 100)
+"""The garbage collector looks less often than by default: a plan of 10,000 batches is millions of objects that stay."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class Options:
     dry_run: bool = False
     check: bool = False
     fresh: bool = False
+    force: Sequence[str] = ()
+    """Stages to run again, by name, kind or pattern."""
+    from_batch: int | None = None
+    """Run this batch and all after it again."""
     python: str = sys.executable
     """The interpreter that runs each stage by its command (``runner: command``)."""
     elsewhere: Sequence[Path] = ()
@@ -52,37 +60,19 @@ class Options:
     """The hub may be asked even if this recipe needs nothing of it: the warm server serves other runs as well."""
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The folder is this process's; a dead holder's lock goes with it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise CannotStart(
-                f"{folder} is in use by process {lock.read().strip() or '?'}: wait for it, stop it, or give the "
-                "run another name"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
 def run(options: Options, display: Display) -> dict[str, Any] | None:
     """Do what the command line asks; returns ``scores.json``'s content, None where nothing was to run."""
+    gc.set_threshold(*GARBAGE)
     known = merge_methods()
     recipe = load_recipe(
         options.recipe, options.overrides, {name: frozenset(m.parameters) for name, m in known.items()}
     )
     written = options.recipe.read_bytes()  # now: it may lie in the folder that --fresh empties
     folder = Path(recipe.output).resolve() / recipe.name
-    with held(folder):
+    with held(folder), nodes.together(folder, 1 if options.dry_run or options.check else recipe.launch.nodes):
         if options.fresh:
             clear(folder)
-        display.log = folder / "log.txt"
+        display.log, display.events = folder / "log.txt", folder / "events.jsonl"
         display.say(f"kedit_glue: {options.recipe} -> {folder}")
         device = environment.device(recipe.device)
         runner = Runner(
@@ -90,12 +80,14 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
             quiet_environment(offline=not (options.online or needs_hub(recipe))),
             recipe.threads,
             options.python,
+            folder / STAGE_LOCK,
         )
         edits = load_facts(recipe, display)
         model = find_model(recipe, folder, runner, display, offline=options.dry_run or options.check)
         prepared = prepare(recipe, edits, folder, model, runner, display, dry=options.dry_run or options.check)
         plan = planned(recipe, prepared, place(recipe, folder, model, known[recipe.merge.method], device))
         write_inputs(recipe, written, plan, folder, device, display)
+        write_place(options, folder, model, device)
         look(recipe, plan, folder, model, device, display, loud=options.check)
         if options.dry_run:
             show_plan(plan, runner, display)
@@ -104,7 +96,9 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
             display.say("nothing stands in the way; run the same command without --check")
             return None
         ledger = Ledger(environment.versions(), folder, options.elsewhere)
-        execute(plan, ledger, runner, display, recipe.keep)
+        display.tell("run_started", recipe=str(options.recipe), batches=len(plan.batches), stages=len(plan.stages))
+        keeper = Keeper(plan, ledger, recipe.keep, Path(model))
+        execute(plan, ledger, runner, display, keeper, wanted_again(plan, options))
         return finish(recipe, plan, ledger, folder, display)
 
 
@@ -113,6 +107,13 @@ def planned(recipe: Recipe, prepared: Sequence[Mapping[str, Any]], where: Place)
         return make_plan(recipe, prepared, where)
     except ValueError as error:  # layers that this model does not have
         raise CannotStart(f"{error}; nothing was started") from None
+
+
+def wanted_again(plan: Plan, options: Options) -> dict[str, str]:
+    try:
+        return again_from(plan, options.force, options.from_batch)
+    except ValueError as error:
+        raise CannotStart(str(error)) from None
 
 
 def needs_hub(recipe: Recipe) -> bool:
@@ -143,12 +144,11 @@ def merge_methods() -> dict[str, MergeMethod]:
 def clear(folder: Path) -> None:
     """``--fresh``: forget the run, but not the lock that holds it."""
     for entry in folder.iterdir():
-        if entry.name == ".lock":
+        if entry.name in (LOCK, STAGE_LOCK):
             continue
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        # a kill in between must not leave a generated file whose last rendering is gone, as if edited by hand
+        doomed = entry if entry.name.endswith(DOOMED) else entry.rename(entry.with_name(entry.name + DOOMED))
+        remove(doomed)
 
 
 def load_facts(recipe: Recipe, display: Display) -> list[dict[str, Any]]:
@@ -305,18 +305,27 @@ def place(recipe: Recipe, folder: Path, model: str, method: MergeMethod, device:
         models.cache_dir(),
         models.tensor_shapes(local) if local.is_dir() else None,
         strict_yaml.load(Path(file))[0] if file else None,
+        check.model_bytes(local) if local.is_dir() else 0,
     )
 
 
 def write_inputs(recipe: Recipe, written: bytes, plan: Plan, folder: Path, device: str, display: Display) -> None:
     """Everything a run reads: data, YAML, and the record of where it came from."""
     (folder / "recipe.yaml").write_bytes(written)
-    (folder / "resolved.yaml").write_text(strict_yaml.dump(normalized(recipe)), encoding="utf-8")
+    write_text(folder / "resolved.yaml", strict_yaml.dump(normalized(recipe)))
     write_json(folder / "environment.json", environment.describe(device, Path.cwd()))
     files.write_data(plan.data)
     own = Path(recipe.templates) if recipe.templates else None
     for edit in files.write_rendered(plan.files, own):
         display.say(f"edited by hand, and kept: {edit.path}\n{edit.difference}")
+
+
+def write_place(options: Options, folder: Path, model: str, device: str) -> None:
+    """``setup/place.json``: what ``run_folder.open_run`` cannot find in the folder itself. A dry run may lack it."""
+    if Path(model).is_dir():
+        (folder / "setup").mkdir(exist_ok=True)
+        recipe = {"recipe": str(options.recipe.resolve()), "set": list(options.overrides), "cwd": str(Path.cwd())}
+        write_json(folder / "setup" / "place.json", {"folder": str(folder), "model": model, "device": device, **recipe})
 
 
 def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, display: Display, loud: bool) -> None:
@@ -328,6 +337,7 @@ def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, disp
         findings += check.check_model(Path(model)) + check.check_room(recipe, plan, Path(model), folder, device)
     else:
         findings.append(check.Finding("skipped", "model", f"{model} is not here yet"))
+    findings += check.check_trackers(recipe.train.report_to, os.environ)
     findings.append(check.Finding("ok", "trained", str(plan.trained)))
     if recipe.train.template not in BARE:
         note = f"facts are trained in the template {recipe.train.template!r} and scored as bare prompts"
@@ -362,7 +372,7 @@ def finish(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path, display: Di
     """Scores, report, and the edited model beside them."""
     document = results.collect(recipe, plan, ledger, folder)
     write_json(folder / "scores.json", document)
-    (folder / "report.md").write_text(report.markdown(document), encoding="utf-8")
+    write_text(folder / "report.md", report.markdown(document))
     last_merge = plan.final_model.parent / "merge.yaml"
     extras = [folder / "recipe.yaml", folder / "resolved.yaml", folder / "scores.json", folder / "report.md"]
     card = model_card(document, recipe, last_merge.read_text(encoding="utf-8"))
@@ -371,4 +381,5 @@ def finish(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path, display: Di
         display.console.print(part, markup=False, emoji=False)
     display.say(f"\n{report.headline(document)}", style="bold")
     display.say(f"report: {folder / 'report.md'}\nedited model: {folder / 'model'}")
+    display.tell("run_finished", scores=document["after"])
     return document

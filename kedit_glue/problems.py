@@ -39,7 +39,7 @@ class Problem:
             text += f"; {'known here' if self.found == UNKNOWN_KEY else 'allowed'}: {self.allowed}"
         if self.hint:
             text += f"; {self.hint}"
-        return f"{where}  {self.key}: {text}" if self.key else f"{where}  {text}"
+        return printable(f"{where}  {self.key}: {text}" if self.key else f"{where}  {text}")
 
 
 class RecipeError(Exception):
@@ -56,6 +56,11 @@ class RecipeError(Exception):
         count = len(self.problems)
         header = f"{count} problem{'' if count == 1 else 's'} in {self.source}; nothing was started"
         return "\n".join([header, *map(str, self.problems)])
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters and the like as escapes: a message is one line, and changes no terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _order(problem: Problem) -> tuple[int, int, int]:
@@ -91,3 +96,7 @@ def dotted(path: Iterable[str | int]) -> str:
         else:
             text += f".{part}" if text else part
     return text
+
+
+class CannotStart(ValueError):
+    """Something that was looked at before the start forbids it; the message is the user's."""

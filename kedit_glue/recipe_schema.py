@@ -11,6 +11,23 @@ from kedit_glue.recipe_values import check_layers, check_modules, check_paramete
 
 Metric = Literal["edit_success", "generalization", "portability", "locality", "fluency"]
 METRICS: tuple[Metric, ...] = ("edit_success", "generalization", "portability", "locality", "fluency")
+Tracker = Literal[
+    "tensorboard",
+    "wandb",
+    "azure_ml",
+    "clearml",
+    "codecarbon",
+    "comet_ml",
+    "dagshub",
+    "dvclive",
+    "flyte",
+    "kubeflow",
+    "mlflow",
+    "neptune",
+    "swanlab",
+    "trackio",
+]
+"""transformers' names (5.6.0, integrations/integration_utils.py:2640)."""
 MAX_SEED = 2**32 - 1
 """NumPy, which every tool seeds, takes no larger one."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -108,8 +125,30 @@ class Lora(Section):
     alpha: int | None = _whole(None, "LoRA's scale, divided by the rank", 1, null="twice the rank")
 
 
+class Ray(Section):
+    """What ``kedit_glue.on_ray`` asks a cluster for; a plain run does not read it."""
+
+    cpus: int = _whole(1, "How many CPU cores of a machine the run takes", 1, 1024)
+    gpus: int = _whole(0, "How many GPUs of a machine the run takes", 0, 1024)
+    memory_gb: float | None = _number(
+        None, "How much memory of a machine the run takes, in GB", "a number above 0, or null to leave it open", gt=0
+    )
+    retries: int = _whole(3, "How many times the run is taken up again after its worker or machine was lost", 0, 100)
+
+
 class Launch(Section):
-    processes: int = _whole(1, "How many processes share each mini-batch (torchrun; one a GPU)", 1, 1024)
+    processes: int = _whole(
+        1, "How many processes of a machine share each mini-batch in training (torchrun; one a GPU)", 1, 1024
+    )
+    nodes: int = _whole(
+        1, "On how many machines, each told NODE_RANK, MASTER_ADDR and MASTER_PORT, training runs together", 1, 1024
+    )
+    ray: Ray = Field(default_factory=Ray, description="What the run asks a Ray cluster for (kedit_glue.on_ray).")
+
+    @property
+    def everyone(self) -> int:
+        """Processes on all machines together."""
+        return self.processes * self.nodes
 
 
 class Train(Section):
@@ -170,6 +209,9 @@ class Train(Section):
         ge=0,
     )
     precision: Literal["fp32", "bf16"] = _key("fp32", "The number format of training", "one of fp32, bf16")
+    gradient_checkpointing: bool = _switch(
+        False, "Whether activations are computed a second time instead of kept, a quarter slower in less memory"
+    )
     template: str = _text(
         "bare",
         "How a fact is put, the prompt alone or as a question in a chat",
@@ -186,7 +228,11 @@ class Train(Section):
     protect: Protect = Field(
         default_factory=Protect, description="What training leaves as it is, to keep what the model knows."
     )
-    launch: Launch = Field(default_factory=Launch, description="How training is started.")
+    report_to: Annotated[tuple[Tracker, ...], BeforeValidator(no_repeats)] = _key(
+        (),
+        "Trackers that training reports to, one run over all batches",
+        "a list of tensorboard, wandb or others that transformers knows",
+    )
     extra: dict[str, Any] = _key(
         {}, "LLaMA-Factory's own further keys, passed on verbatim", "a mapping of keys that no key here sets"
     )
@@ -234,6 +280,9 @@ class ScoreEdits(Section):
     )
     when: Literal["each", "end"] = _key(
         "each", "Whether edits are scored after each batch or only after the last", "one of each, end"
+    )
+    old_facts: int | None = _whole(
+        None, "Of how many facts of earlier batches, drawn anew each time, scoring asks again; after the last of all", 0
     )
     fluency_facts: int = _whole(10, "For how many facts text is generated to measure fluency", 0, 100000)
 
@@ -283,8 +332,10 @@ class Recipe(Section):
     train: Train = Field(default_factory=Train, description="How a batch is trained (LLaMA-Factory with R-SFT).")
     merge: Merge = Field(default_factory=Merge, description="How the tuned model is merged (mergekit).")
     score: Score = Field(default_factory=Score, description="What is measured, and when.")
-    keep: Literal["all", "last"] = _key(
-        "all", "Whether every batch's merged model is kept or only the last", "one of all, last"
+    keep: Literal["deltas", "all", "last"] = _key(
+        "deltas",
+        "What stays of the batches before the last, their changed tensors, every model whole, or nothing",
+        "one of deltas, all, last",
     )
     seed: int = _whole(0, "The random seed of training, merging and scoring", 0, MAX_SEED)
     output: str = _text("runs", "The folder that run folders are made in", "a path, relative to the current folder")
@@ -300,3 +351,4 @@ class Recipe(Section):
         "How tools are run, in a server that stays warm, in a new process each, or by their own command",
         "one of auto, warm, spawn, command",
     )
+    launch: Launch = Field(default_factory=Launch, description="More than one process, machine or run.")

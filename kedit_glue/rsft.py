@@ -120,7 +120,7 @@ def refuse(args: Any) -> None:
         if getattr(args, name, None):
             raise ValueError(
                 f"R-SFT cannot train with {name}: it steps or shards where a learned sample can no longer be left "
-                "out; use train.launch.processes"
+                "out; use launch.processes"
             )
 
 
@@ -321,6 +321,8 @@ class RSFT(TrainerCallback):
                 "epochs": int(args.num_train_epochs),
                 "loss": round(float(self.losses.mean()), 4),
                 "steps": self.steps,
+                "learned": self.learned_so_far(),
+                "facts": len(self.facts()),
                 "position": state.global_step,
                 "of": state.max_steps,
             }
@@ -375,6 +377,11 @@ class RSFT(TrainerCallback):
     def facts(self) -> list[str]:
         """Ids of the batch's facts, in order."""
         return list(dict.fromkeys(t.id for t in self.traces))
+
+    def learned_so_far(self) -> int:
+        """How many facts are learned, as far as training has asked: each sample counts with its latest loss."""
+        behind = {t.id for t in self.traces if not t.loss_after < self.settings.loss_threshold}  # nan: not asked yet
+        return len(self.facts()) - len(behind)
 
     def not_learned(self) -> list[str]:
         """Ids of the facts of which some sample's loss is not under the threshold."""

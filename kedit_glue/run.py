@@ -12,17 +12,21 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from kedit_glue.execute import OutputMissing
+from kedit_glue import environment
+from kedit_glue.changed import ChangedError
+from kedit_glue.execute import DISK_FULL, NoRoom, OutputMissing
 from kedit_glue.facts import FactsError
-from kedit_glue.files import EditedTwice
-from kedit_glue.job import CannotStart, Options, run
+from kedit_glue.files import BrokenEdit, EditedTwice
+from kedit_glue.job import Options, run
 from kedit_glue.merging import MergeRefused
 from kedit_glue.models import ModelError
-from kedit_glue.problems import RecipeError
+from kedit_glue.nodes import NotTogether, join, node_rank
+from kedit_glue.problems import CannotStart, RecipeError
 from kedit_glue.progress import Display
 from kedit_glue.recipe import describe
 from kedit_glue.render import RenderError
 from kedit_glue.runner import StageFailed
+from kedit_glue.weights import WeightsError
 
 EXAMPLES = """examples:
   python -m kedit_glue.run recipes/smollm2_seq.yaml                      the demo: 40 facts, 4 batches
@@ -35,8 +39,10 @@ exit codes: 0 done, 1 a stage failed (run again to go on), 2 the recipe, data or
 130 interrupted, 143 terminated (run again to go on)
 """
 
-USER_ERRORS = (RecipeError, FactsError, ModelError, MergeRefused, RenderError, EditedTwice, CannotStart)
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+USER_ERRORS = (
+    *(RecipeError, FactsError, ModelError, WeightsError, ChangedError, MergeRefused, RenderError),
+    *(EditedTwice, BrokenEdit, CannotStart, NotTogether),
+)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 TERMINATED = 128 + signal.SIGTERM
 
@@ -59,6 +65,16 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--fresh", action="store_true", help="forget what this run did before, edits made by hand included"
+    )
+    made.add_argument(
+        "--force",
+        action="append",
+        default=[],
+        metavar="STAGE",
+        help="do a stage, and all that follows, again: batch_003/merge, merge (of every batch), 'batch_00*/train'",
+    )
+    made.add_argument(
+        "--from", dest="from_batch", type=batch_number, metavar="BATCH", help="do this batch and all after it again"
     )
     made.add_argument(
         "--set",
@@ -87,10 +103,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     display = Display(None)
 
     def work() -> int:
-        run(Options(options.recipe, options.set, options.dry_run, options.check, options.fresh), display)
+        if node_rank() > 0 and not (options.dry_run or options.check):
+            joined = join(options.recipe, options.set, display.say)
+            if joined is not None:
+                return joined
+        run(
+            Options(
+                options.recipe,
+                options.set,
+                options.dry_run,
+                options.check,
+                options.fresh,
+                options.force,
+                options.from_batch,
+            ),
+            display,
+        )
         return 0
 
     return guarded(work, display, again("kedit_glue.run", options.recipe, options.set))
+
+
+def batch_number(text: str) -> int:
+    """``3`` or ``batch_003``."""
+    return int(text.removeprefix("batch_"))
 
 
 def any_terminal() -> None:
@@ -113,7 +149,7 @@ def guarded(work: Callable[[], int], display: Display, command: str) -> int:
         except USER_ERRORS as error:
             print(error, file=sys.stderr)
             return 2
-        except (StageFailed, OutputMissing) as error:
+        except (StageFailed, OutputMissing, NoRoom) as error:
             return stopped(display, str(error), command, 1)
         except OSError as error:
             if error.errno not in (*DISK_FULL, *FORBIDDEN):
@@ -122,7 +158,8 @@ def guarded(work: Callable[[], int], display: Display, command: str) -> int:
             if error.errno in FORBIDDEN:
                 print(f"{error.strerror}{where}: check its rights, or set output: to another folder", file=sys.stderr)
                 return 2
-            return stopped(display, f"no space left on the disk{where}: make room", command, 1)
+            free = environment.size(environment.disk_free(Path(error.filename or ".").resolve()))
+            return stopped(display, f"no space left on the disk{where}, {free} are free: make room", command, 1)
         except KeyboardInterrupt as error:
             display.end()
             return stopped(display, "interrupted", command, TERMINATED if error.args == (TERMINATED,) else 130)
@@ -145,6 +182,8 @@ def terminated_as_interrupted() -> Iterator[None]:
 def stopped(display: Display, what: str, command: str, code: int) -> int:
     """Say why a run ended before its end, and how it goes on."""
     with contextlib.suppress(OSError):  # the log may be on the disk that is full
+        if code in (130, TERMINATED):
+            display.tell("run_interrupted")
         display.say(f"\n{what}\n  what was finished stays; to go on: {command}")
     return code
 

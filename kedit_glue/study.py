@@ -17,7 +17,9 @@ from typing import Any
 from kedit_glue import job, strict_yaml, study_report
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.execute import OutputMissing
-from kedit_glue.job import CannotStart, Options
+from kedit_glue.job import Options
+from kedit_glue.locks import held
+from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
 from kedit_glue.recipe import normalized
 from kedit_glue.run import USER_ERRORS, again, any_terminal, guarded
@@ -60,7 +62,7 @@ def run_study(arguments: argparse.Namespace, display: Display) -> int:
             study.write()
         study.show(display)
         return 0
-    with job.held(folder):
+    with held(folder):
         study.run(arguments.fresh, display)
     study.show(display)
     if study.causes:
@@ -109,7 +111,7 @@ class Cells:
         done: list[Path] = []
         for number, each in enumerate(self.planned, 1):
             name = each.cell.name
-            display.log = self.folder / "log.txt"
+            display.log, display.events = self.folder / "log.txt", None
             display.say(f"\ncell {number} of {len(self.planned)}: {name} ({said(each.cell.settings)})", style="bold")
             beside = done if fresh else [other.folder for other in self.planned if other is not each]
             options = Options(self.loaded.recipe, each.overrides, fresh=fresh, elsewhere=tuple(beside), online=online)
@@ -123,7 +125,7 @@ class Cells:
                 self.causes[name] = str(error).partition("\n")[0]
             done.append(each.folder)
             self.write()
-        display.log = self.folder / "log.txt"
+        display.log, display.events = self.folder / "log.txt", None
 
     def table(self) -> dict[str, Any]:
         study = self.loaded.study

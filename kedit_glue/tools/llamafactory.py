@@ -19,28 +19,57 @@ def preload() -> None:
     import kedit_glue.rsft  # noqa: F401
 
 
+def fill_content_last() -> None:
+    """Keep ``{{idx}}`` in a fact as it is: LLaMA-Factory fills a template's places one after another, a message's own
+    text first, and would write the turn's number over it (0.9.5, data/formatter.py:83)."""
+    from llamafactory.data.formatter import StringFormatter
+
+    upstream = StringFormatter.apply
+    if upstream.__module__ == __name__:
+        return
+
+    def apply(self: Any, **values: Any) -> Any:
+        return upstream(self, **dict(sorted(values.items(), key=lambda item: item[0] == "content")))
+
+    StringFormatter.apply = apply
+
+
 def train(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     """Run ``train.yaml`` and ``rsft.yaml`` of a batch folder; everything that was not to be trained keeps every bit.
 
     ``job``: ``train_yaml``, ``rsft_yaml``, ``facts`` (the JSON that LLaMA-Factory reads, with ids),
     ``output`` (the folder to write, not the YAML's own: work is done aside and renamed when whole),
-    ``trace`` (file), ``model`` (the folder that training began with). Returns steps, epochs and how many
-    facts were learned.
+    ``trace`` (file), ``model`` (the folder that training began with), ``tracker`` (see ``trackers.reporting``;
+    read only where the YAML has a ``report_to``). Returns steps, epochs and how many facts were learned.
     """
     from llamafactory.train.tuner import run_exp
 
+    fill_content_last()
     from kedit_glue.rsft import RSFT, Settings
     from kedit_glue.stage import first_process
+    from kedit_glue.tools import trackers
     from kedit_glue.weights import check_untouched
 
     arguments = yaml.safe_load(Path(job["train_yaml"]).read_text(encoding="utf-8"))
     settings = yaml.safe_load(Path(job["rsft_yaml"]).read_text(encoding="utf-8"))
     arguments["output_dir"] = job["output"]
+    report_to = trackers.named(arguments.get("report_to"))
+    arguments["report_to"] = "none"  # else each batch is a run of its own
     facts = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
     callback = RSFT(Settings(**settings), facts, Path(job["trace"]), emit)
-    run_exp(arguments, callbacks=[callback])
-    if first_process():
-        check_untouched(Path(job["model"]), Path(job["output"]), settings["trainable"])
+
+    def knows() -> dict[str, float]:
+        loss = float(callback.losses.mean())
+        return {"batch": job["tracker"]["batch"], "facts_learned": callback.learned_so_far(), "loss_per_token": loss}
+
+    def at_end() -> dict[str, float]:
+        facts = len(callback.facts())
+        return {"batch_learned": facts - len(callback.not_learned()), "batch_facts": facts}
+
+    with trackers.reporting(report_to, job, knows, at_end, emit) as more:
+        run_exp(arguments, callbacks=[callback, *more])
+        if first_process():
+            check_untouched(Path(job["model"]), Path(job["output"]), settings["trainable"])
     return {
         "optimizer_steps": callback.steps,
         "epochs": callback.epochs,
