@@ -1,16 +1,21 @@
-"""A look before anything long starts: versions, model, data, disk, memory. Pure but for file sizes."""
+"""A look before anything long starts: versions, model, data, disk, memory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kedit_glue import environment
-from kedit_glue.models import ModelError, read_config
+from kedit_glue.models import ModelError, check_numbers, read_config, tensor_shapes
 from kedit_glue.plan import Plan
+from kedit_glue.problems import CannotStart
 from kedit_glue.recipe import Recipe
+from kedit_glue.records import fingerprint
+from kedit_glue.tools import trackers
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,13 @@ def check_versions(found: Mapping[str, str]) -> list[Finding]:
     return findings
 
 
+def must_be_installed(found: Mapping[str, str]) -> None:
+    """Raise CannotStart where a tool is not there at all."""
+    missing = [f"{finding.what}: {finding.detail}" for finding in check_versions(found) if finding.level == "fail"]
+    if missing:
+        raise CannotStart("\n  ".join(["tools are missing; nothing was started", *missing]))
+
+
 def check_model(folder: Path) -> list[Finding]:
     """Configuration, weights and tokenizer of a model folder."""
     try:
@@ -56,26 +68,51 @@ def check_model(folder: Path) -> list[Finding]:
             Finding(
                 "fail",
                 "model",
-                f"its architecture is {architectures}: only causal language models can be edited",
+                f"its architecture is {architectures}: only causal language models can be edited; name another",
             )
         )
+    if flaw := weights_flaw(folder):
+        findings.append(Finding("fail", "model", flaw))
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        names = ", ".join(TOKENIZERS)
+        findings.append(Finding("fail", "model", f"{folder} holds no tokenizer ({names}); fetch it as well"))
+    return findings
+
+
+def weights_flaw(folder: Path) -> str | None:
+    """What is wrong with a model folder's safetensors files, None where nothing is; their headers are read."""
     index = folder / "model.safetensors.index.json"
+    places: dict[str, str] = {}
     if index.is_file():
         try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items())
         except (ValueError, KeyError, TypeError, AttributeError):
-            return [*findings, Finding("fail", "model", f"{index} cannot be read: fetch the model again")]
-        if missing := sorted(n for n in named if not (folder / n).is_file()):
-            findings.append(
-                Finding("fail", "model", f"its index names shards that are not there: {', '.join(missing)}")
-            )
-    elif not list(folder.glob("*.safetensors")):
-        findings.append(
-            Finding("fail", "model", f"{folder} holds no .safetensors; load and save it once with transformers")
-        )
-    if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        findings.append(Finding("fail", "model", f"{folder} holds no tokenizer (tokenizer.json or tokenizer.model)"))
-    return findings
+            return f"{index} cannot be read: fetch the model again"
+        if missing := sorted(name for name in set(places.values()) if not (folder / name).is_file()):
+            return f"its index names shards that are not there: {', '.join(missing)}; fetch the model again"
+    try:
+        held = tensor_shapes(folder)
+    except ModelError as error:
+        return str(error)
+    if held is None:
+        return f"{folder} holds no .safetensors; load and save it once with transformers"
+    if lost := next((name for name in places if name not in held), None):
+        return f"its index says that {places[lost]} holds {lost}, and it does not: fetch the model again"
+    return None
+
+
+def must_be_usable(folder: Path) -> None:
+    """Raise ModelError for a model folder that no stage could use."""
+    if failed := [finding.detail for finding in check_model(folder) if finding.level == "fail"]:
+        raise ModelError("\n  ".join([f"the model in {folder} cannot be used; nothing was started", *failed]))
+    check_numbers(folder, json.dumps(fingerprint(folder)))
+
+
+def check_trackers(names: Sequence[str], settings: Mapping[str, str]) -> list[Finding]:
+    """``train.report_to``: whether what training reports to is installed; ``settings`` are the environment's."""
+    missing = [Finding("fail", "trackers", message) for message in trackers.missing(names)]
+    login = trackers.no_login(names, settings)
+    return missing + ([Finding("warn", "trackers", login)] if login else [])
 
 
 def model_bytes(folder: Path) -> int:
@@ -87,18 +124,23 @@ def check_room(recipe: Recipe, plan: Plan, model: Path, run_folder: Path, device
     size = model_bytes(model)
     every = sum(stage.job.function in ("train", "merge", "project") for stage in plan.stages)
     few = 4
-    kept = every if recipe.keep == "all" else min(every, few)
-    need = size * (kept + 1)
+    whole = every if recipe.keep == "all" else min(every, few)
+    trained = plan.trained
+    share = trained.count / trained.of if trained.count and trained.of else 2 / 3
+    changes = size * share * (len(plan.batches) - 1) if recipe.keep == "deltas" else 0.0
+    need = size * (whole + 1) + changes
+    of_changes = f" and {environment.size(changes)} of changed tensors" if changes else ""
     found = [f.stat() for f in run_folder.rglob("*.safetensors")] if run_folder.exists() else []
     already = sum({(f.st_dev, f.st_ino): f.st_size for f in found}.values())  # models share files
     free = environment.disk_free(run_folder) + already
-    remedy = "; keep: last needs less" if kept > few else "; make room, or set output: to a folder on another disk"
+    less = whole > few or changes > size
+    remedy = "; keep: last needs less" if less else "; make room, or set output: to a folder on another disk"
     findings = [
         Finding(
             "ok" if free > need else "fail",
             "disk",
-            f"about {gigabytes(need)} for {kept} models of {gigabytes(size)} in {run_folder}, {gigabytes(free)} free"
-            + (remedy if free <= need else ""),
+            f"about {environment.size(need)} for {whole} models of {environment.size(size)}{of_changes} "
+            f"in {run_folder}, {environment.size(free)} free" + (remedy if free <= need else ""),
         )
     ]
     available = environment.memory_available()
@@ -108,19 +150,13 @@ def check_room(recipe: Recipe, plan: Plan, model: Path, run_folder: Path, device
         findings.append(Finding("skipped", "memory", "this system does not tell what is available"))
     else:
         # weights, gradients and two AdamW moments of what is trained, 2 GB of libraries
-        trained = plan.trained
-        share = trained.count / trained.of if trained.count and trained.of else 2 / 3
         share = 0.0 if recipe.train.lora.rank else share
         want = int(size * (1 + 3 * share)) + 2 * 10**9
         findings.append(
             Finding(
                 "ok" if available > want else "warn",
                 "memory",
-                f"training wants up to {gigabytes(want)}, {gigabytes(available)} available",
+                f"training wants up to {environment.size(want)}, {environment.size(available)} available",
             )
         )
     return findings
-
-
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -10,10 +10,10 @@ CHUNK = 1 << 20
 """Bytes that are read at once."""
 
 
-def hash_of(path: Path) -> str:
+def hash_of(path: Path | str) -> str:
     """XXH3 (128 bits) of a file's bytes, as 32 hexadecimal digits; 10 to 20 times faster than SHA-256 on weights."""
     found = xxhash.xxh3_128()
-    with path.open("rb") as file:
+    with open(path, "rb", buffering=0) as file:
         while chunk := file.read(CHUNK):
             found.update(chunk)
     return found.hexdigest()

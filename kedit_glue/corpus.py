@@ -84,7 +84,8 @@ def read_texts(path: Path) -> list[str]:
     content = path.read_text(encoding="utf-8")
     try:
         if path.suffix == ".jsonl":
-            records: list[Any] = [json.loads(line) for line in content.splitlines() if line.strip()]
+            # not splitlines(): it also breaks at characters that JSON allows inside a string
+            records: list[Any] = [json.loads(line) for line in content.split("\n") if line.strip()]
         elif path.suffix == ".json":
             records = json.loads(content)
         else:

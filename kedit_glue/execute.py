@@ -35,11 +35,13 @@ def execute(
     ``again``: stages to run in any case, and why. Raises StageFailed or NoRoom at the first failure.
     """
     ran: list[str] = []
+    told: set[tuple[str, str | None]] = set()
+    """Said of which stage why it runs, or (None) that it stands: not said again after a stage was done anew."""
     while True:
         todo = ledger.todo(plan.stages, {n: why for n, why in again.items() if n not in ran}, plan.final_model)
         pending = [t.stage for t in todo if t.reason is not None]
-        if pending or not ran:
-            announce(todo, display)
+        announce([t for t in todo if (t.stage.name, t.reason) not in told], display)
+        told |= {(t.stage.name, reason) for t in todo for reason in {None, t.reason}}
         keeper.begin({s.name for s in pending})
         restore_needed(pending, plan, ledger, display, keeper.original)
         done, whole = _run(plan, todo, ledger, runner, display, keeper)
@@ -58,9 +60,9 @@ def _run(
     for item in todo:
         if item.reason is not None:
             estimate.expect(item.stage.job.function, item.stage.size)
-        elif record := ledger.record(item.stage):
-            estimate.done(item.stage.job.function, item.stage.size, record["seconds"])
-            learned += record["result"].get("learned", 0)
+        else:
+            estimate.done(item.stage.job.function, item.stage.size, item.seconds)
+            learned += item.learned
     ran: list[str] = []
     facts = sum(map(len, plan.batches))
     for number, (stage, reason) in enumerate(((t.stage, t.reason) for t in todo), 1):

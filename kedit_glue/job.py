@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import check, environment, facts, files, models, nodes, report, results, strict_yaml
+from kedit_glue import check, environment, facts, files, models, nodes, records, report, results, strict_yaml
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.card import model_card
 from kedit_glue.execute import again_from, execute, export, output_missing
@@ -26,7 +26,6 @@ from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
 from kedit_glue.recipe import Recipe, load_recipe, normalized
 from kedit_glue.recipe_schema import BARE
-from kedit_glue.records import fingerprint
 from kedit_glue.runner import Job, Runner
 from kedit_glue.stage import quiet_environment
 from kedit_glue.tools.lm_eval import local_tasks
@@ -63,6 +62,7 @@ class Options:
 def run(options: Options, display: Display) -> dict[str, Any] | None:
     """Do what the command line asks; returns ``scores.json``'s content, None where nothing was to run."""
     gc.set_threshold(*GARBAGE)
+    check.must_be_installed(environment.versions())
     known = merge_methods()
     recipe = load_recipe(
         options.recipe, options.overrides, {name: frozenset(m.parameters) for name, m in known.items()}
@@ -177,12 +177,14 @@ def find_model(recipe: Recipe, folder: Path, runner: Runner, display: Display, o
         found = make_model(
             "fetch", {"model": recipe.model}, folder, runner, display, "check the id, the network and HF_TOKEN"
         )
+    if found.is_dir():
+        check.must_be_usable(found)
     wanted = models.FORMATS[recipe.train.precision]
     if not (found / "config.json").is_file() or models.stored_format(found) == wanted:
         return str(found)
     # LLaMA-Factory loads and saves in training's format (llamafactory 0.9.5, model/patcher.py:321): only an original
     # in that format can be compared with the result bit for bit
-    target = models.converted_folder(found, wanted, json.dumps(fingerprint(found)))
+    target = models.converted_folder(found, wanted, json.dumps(records.fingerprint(found)))
     display.say(f"the model is stored as {models.stored_format(found)}, train.precision wants {wanted}")
     if not offline and not (target / "config.json").is_file():
         arguments = {"model": str(found), "output": str(target), "format": wanted}
@@ -249,7 +251,7 @@ def prepare(
     asked = {
         "arguments": job.arguments,
         "facts": digest(setup / "loaded.json"),
-        "model": fingerprint(Path(model)),
+        "model": records.fingerprint(Path(model)),
         "versions": environment.versions(),
         "texts": digest(Path(texts)) if (texts := recipe.train.protect.corpus) and Path(texts).is_file() else None,
     }
@@ -261,7 +263,7 @@ def prepare(
             raise output_missing(job, f"no {setup / 'facts.json'}")
         left_out = found["left_out"]
         (setup / "facts.json").replace(target)
-        write_json(record, {"asked": asked, "left_out": left_out, "facts": digest(target)})
+        records.write_record(record, {"asked": asked, "left_out": left_out, "facts": digest(target)})
     for item in left_out:
         display.say(f"left out: {item['position']} ({item['id']}): {item['message']}")
     prepared: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))
@@ -270,15 +272,14 @@ def prepare(
 
 def answered_before(record: Path, asked: Mapping[str, Any], target: Path) -> list[dict[str, Any]] | None:
     """What the tokenizer left out when it was asked the same, None where it has to be asked (again)."""
-    if not record.is_file() or not target.is_file():
-        return None
     try:
-        before = json.loads(record.read_text(encoding="utf-8"))
-        same = before["asked"] == json.loads(json.dumps(asked)) and before["facts"] == digest(target)
-        left_out: list[dict[str, Any]] = before["left_out"]
-    except (ValueError, KeyError, TypeError):
+        before = records.read_record(record, {"asked", "left_out", "facts"})
+    except ValueError:  # damaged
         return None
-    return left_out if same else None
+    if before is None or not target.is_file() or before["facts"] != digest(target):
+        return None
+    left_out: list[dict[str, Any]] = before["left_out"]
+    return left_out if before["asked"] == json.loads(json.dumps(asked)) else None
 
 
 def dry_fact(edit: Mapping[str, Any], rephrasings: int) -> dict[str, Any]:
@@ -297,7 +298,7 @@ def place(recipe: Recipe, folder: Path, model: str, method: MergeMethod, device:
     return Place(
         folder,
         model,
-        json.dumps(fingerprint(local)) if local.is_dir() else model,
+        json.dumps(records.fingerprint(local)) if local.is_dir() else model,
         device,
         layers,
         method,

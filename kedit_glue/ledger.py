@@ -38,6 +38,10 @@ class Todo:
 
     stage: Stage
     reason: str | None
+    seconds: float = 0.0
+    """How long it took, where its record stands."""
+    learned: int = 0
+    """How many facts were learned then."""
 
 
 def digest(path: Path) -> str:
@@ -56,6 +60,7 @@ class Ledger:
         """``folder`` is the run's, absolute, and ``elsewhere`` those of runs whose stages may be taken over."""
         self.versions = {f"version of {tool}": version for tool, version in versions.items()}
         self.folder = folder
+        self.here = f"{folder}/"
         self.elsewhere = tuple(elsewhere)
         # a file may be edited while stages run: a record tells what its stage began with
         self._done: dict[str, str] = {}
@@ -88,72 +93,83 @@ class Ledger:
 
     def _digest(self, path: Path) -> str:
         """As ``digest``; of a file in the run's folder, without where that folder lies."""
-        if self.folder is None or not path.is_relative_to(self.folder) or not path.is_file():
+        if not str(path).startswith(self.here) or path.is_dir():
             return digest(path)
-        text = path.read_bytes().replace(os.fsencode(f"{self.folder}/"), RUN_FOLDER)
+        text = path.read_bytes().replace(os.fsencode(self.here), RUN_FOLDER)
         return hashlib.sha256(text).hexdigest()[:16]
 
     # -- what is to be done ---------------------------------------------------------------------
 
     def todo(
-        self, stages: Sequence[Stage], again: Mapping[str, str] | None = None, final: Path | None = None
+        self,
+        stages: Sequence[Stage],
+        again: Mapping[str, str] | None = None,
+        final: Path | None = None,
+        thorough: bool = True,
     ) -> list[Todo]:
         """For each stage, in order, whether it has to run and why.
 
         ``again``: stages that are to run in any case, and why. Outputs that a stage to run reads, and ``final``, are
-        read and compared with their hashes; others are judged by size and time, small ones by their hashes.
+        read and compared with their hashes (``thorough``, for a model takes seconds); others are judged by size and
+        time, small ones by their hashes.
         """
         again = again or {}
         keys: dict[str, str] = {}
         reasons: dict[str, str | None] = {}
+        before: dict[str, tuple[float, int]] = {}
         self._content = {}
         for stage in stages:
             parts = self.parts(stage, keys)
-            keys[stage.name] = hashed(parts)
-            reason = again.get(stage.name) or self._reason(stage, parts, keys[stage.name], reasons)
-            reasons[stage.name] = reason
-            if reason is None:
-                self._done[stage.name] = keys[stage.name]
-        self._look_at_inputs(stages, reasons, final)
-        return [Todo(s, reasons[s.name]) for s in stages]
+            found = again.get(stage.name) or self._stands(stage, parts, reasons)
+            if isinstance(found, str):
+                reasons[stage.name], keys[stage.name] = found, hashed(parts)
+                continue
+            reasons[stage.name], keys[stage.name] = None, found["key"]
+            self._done[stage.name], self._content[stage.name] = found["key"], found["content"]
+            before[stage.name] = found["seconds"], found["result"].get("learned", 0)
+        self._look_at_inputs(stages, reasons, final, thorough)
+        return [Todo(s, reasons[s.name], *before.get(s.name, ())) for s in stages]
 
-    def _look_at_inputs(self, stages: Sequence[Stage], reasons: dict[str, str | None], final: Path | None) -> None:
+    def _look_at_inputs(
+        self, stages: Sequence[Stage], reasons: dict[str, str | None], final: Path | None, thorough: bool
+    ) -> None:
         """An output that is not whole, or was not kept, is needed again when a stage that reads it runs."""
         by_name = {s.name: s for s in stages}
         looked = set()
         for stage in reversed(stages):
             if stage.output == final and reasons[stage.name] is None:
-                reasons[stage.name] = self._unreadable(stage, "the end of the run")
+                reasons[stage.name] = self._unreadable(stage, "the end of the run", thorough)
             if reasons[stage.name] is None:
                 continue
             for name in stage.after:
                 if reasons[name] is None and name not in looked:
                     looked.add(name)
-                    reasons[name] = self._unreadable(by_name[name], stage.name)
+                    reasons[name] = self._unreadable(by_name[name], stage.name, thorough)
 
-    def _unreadable(self, stage: Stage, by: str) -> str | None:
+    def _unreadable(self, stage: Stage, by: str, thorough: bool) -> str | None:
         """Why the output of a stage that is done cannot be read by another."""
         record = self.record(stage)
         assert record is not None, f"{stage.name} is done"
         if record.get("packed"):
             folder = stage.output.with_name(record["packed"])
-            wrong = changed.damage(folder) or _packed_otherwise(folder, record["output"])
+            wrong = (changed.damage(folder) if thorough else None) or _packed_otherwise(folder, record["output"])
             return f"what was kept of it is damaged: {wrong}" if wrong else None
         if record.get("released"):
             return f"{by} needs its output, which was not kept"
-        wrong = records.damage(stage.output, record["output"], thorough=True)
+        wrong = records.damage(stage.output, record["output"], thorough)
         return f"its output {stage.output.name} is damaged: {wrong}" if wrong else None
 
-    def _reason(
-        self, stage: Stage, parts: Mapping[str, str], key: str, reasons: Mapping[str, str | None]
-    ) -> str | None:
+    def _stands(
+        self, stage: Stage, parts: Mapping[str, str], reasons: Mapping[str, str | None]
+    ) -> dict[str, Any] | str:
+        """The stage's record where it stands, else the reason why it does not."""
         try:
             record = records.read_record(self.record_file(stage))
         except ValueError:
             return f"its record {self.record_file(stage).name} is damaged"
         if record is None:
             return NEW
-        if record["key"] != key:
+        if record["parts"] != parts:
             return _what_changed(parts, record["parts"])
         for name, mark in record["beside"].items():
             file = next((path for path in stage.beside if path.name == name), None)
@@ -164,13 +180,13 @@ class Ledger:
         for name, mark in record.get("inputs", {}).items():
             if reasons.get(name) is None and self._content.get(name, mark) != mark:
                 return f"it was made from another output of {name}"
-        self._content[stage.name] = record["content"]
         if record.get("packed") or record.get("released"):
-            return None
-        if not stage.output.exists():
+            return record
+        try:
+            wrong = records.damage(stage.output, record["output"])
+        except FileNotFoundError:
             return f"its output {stage.output.name} is gone"
-        wrong = records.damage(stage.output, record["output"], thorough=stage.output.is_file())
-        return f"its output {stage.output.name} was changed from outside: {wrong}" if wrong else None
+        return f"its output {stage.output.name} was changed from outside: {wrong}" if wrong else record
 
     # -- while it is done -----------------------------------------------------------------------
 
@@ -277,7 +293,10 @@ def _what_changed(parts: Mapping[str, str], before: Mapping[str, str]) -> str:
 
 def _packed_otherwise(folder: Path, output: records.Prints) -> str | None:
     """A file of a sound packed model that is not the one the stage made: it was damaged before it was packed."""
-    files = read_manifest(folder).files
+    try:
+        files = read_manifest(folder).files
+    except changed.ChangedError as error:
+        return str(error)
     wrong = [name for name, (_, _, mark) in output.items() if name not in files or files[name].hash != mark]
     return f"{wrong[0]} holds something else than the stage made" if wrong else None
 

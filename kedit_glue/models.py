@@ -109,6 +109,8 @@ def unpack(name: str, say: Callable[[str], None] = print) -> Path:
     return target
 
 
+LFS = b"version https://git-lfs"
+"""How a file begins that Git LFS has not fetched."""
 FORMATS = {"fp32": "float32", "bf16": "bfloat16"}
 """``train.precision`` -> the number format that LLaMA-Factory loads, trains and saves weights in."""
 
@@ -149,12 +151,33 @@ def layer_count(folder: Path) -> int | None:
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     """Name -> shape of a model folder's tensors, from the headers of its safetensors files; None without any.
 
-    Raises ModelError for a file that is none.
+    Raises ModelError for a file that is none, or not whole.
     """
     found: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         try:
-            found |= {name: tensor.shape for name, tensor in read_header(file).items()}
+            header = read_header(file)
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # a page of HTML, a pointer of Git LFS
-            raise ModelError(f"{file} is no safetensors file ({error}): fetch the model again") from error
+            with file.open("rb") as handle:
+                pointer = handle.read(len(LFS)) == LFS
+            todo = "it is a pointer: git lfs pull" if pointer else "fetch the model again"
+            raise ModelError(f"{file} is no safetensors file: {todo}") from error
+        have, want = file.stat().st_size, max((tensor.end for tensor in header.values()), default=0)
+        if have < want:
+            raise ModelError(f"{file} is cut off, {have:,} of {want:,} bytes are there: fetch the model again")
+        found |= {name: tensor.shape for name, tensor in header.items()}
     return found or None
+
+
+def check_numbers(folder: Path, fingerprint: str) -> None:
+    """Raise ModelError for weights with NaN or infinity; read once for a fingerprint, some seconds for a 7B model."""
+    name = hashlib.sha256(f"{folder}\n{fingerprint}".encode()).hexdigest()[:24]
+    seen = cache_dir() / "finite" / name
+    if seen.is_file():
+        return
+    from kedit_glue.finite import first_not_finite
+
+    if bad := first_not_finite(folder):
+        raise ModelError(f"{folder} holds NaN or infinity in {bad}: it cannot be edited; fetch or make the model again")
+    seen.parent.mkdir(parents=True, exist_ok=True)
+    seen.touch()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,12 +31,23 @@ def spread(ids: Sequence[str], count: int) -> list[str]:
     return [ids[(2 * i + 1) * len(ids) // (2 * count)] for i in range(count)]
 
 
+def marks(facts: Sequence[Fact]) -> list[str]:
+    """For each number n, 0 included, a hash of the first n facts: what a score of them depends on."""
+    running = hashlib.sha256()
+    found = [running.hexdigest()[:16]]
+    for fact in facts:
+        asked = {key: value for key, value in fact.items() if key not in ("response", "also_trained")}
+        running.update(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode())
+        found.append(running.hexdigest()[:16])
+    return found
+
+
 def make_plan(recipe: Recipe, facts: Sequence[Fact], place: Place) -> Plan:
     """The files and stages of a run over ``facts`` (each with ``id``, ``prompt``, ``target_new``, ``response``,
     and ``also_trained``: rephrasings with their responses).
     """
     batches = split(facts, recipe.edits.batch_size)
-    builder = _Builder(recipe, place, [f["id"] for f in facts], batches)
+    builder = _Builder(recipe, place, facts, batches)
     builder.base()
     for number in range(1, len(batches) + 1):
         builder.batch(number)
@@ -47,7 +60,8 @@ def make_plan(recipe: Recipe, facts: Sequence[Fact], place: Place) -> Plan:
 class _Builder:
     """Collects a plan; ``current`` is the model that the next batch is trained from."""
 
-    def __init__(self, recipe: Recipe, place: Place, ids: Sequence[str], batches: Sequence[Sequence[Fact]]):
+    def __init__(self, recipe: Recipe, place: Place, facts: Sequence[Fact], batches: Sequence[Sequence[Fact]]):
+        ids = [f["id"] for f in facts]
         self.recipe = recipe
         self.place = place
         self.ids = ids
@@ -59,9 +73,10 @@ class _Builder:
         self.made_by = ""
         self.tuned: list[tuple[Tuned, str]] = []
         """What training left and no merge has taken yet, with the stage that made it."""
-        self.earlier: str | None = None
-        """The model that the batch before last left: the last batch's change is counted from it."""
+        self.earlier: tuple[str, str] | None = None
+        """The model that the last batch's change is counted from, and the stage that made it."""
         self.facts_file = place.folder / "facts.json"
+        self.marks = marks(facts)
         self.examples = spread(ids, recipe.score.examples)
         self.fluent = spread(ids, recipe.score.edits.fluency_facts)
         self.trained = modules.trained(recipe.train, place.n_layers, place.tensors)
@@ -78,10 +93,15 @@ class _Builder:
             Stage(name, batch, job, tuple(reads), tuple(a for a in dict.fromkeys(after) if a), output, settings, **more)
         )
 
+    def _share(self, model_bytes: int) -> int:
+        """Of a model's bytes those that training touches."""
+        count, of = self.trained.count, self.trained.of
+        return int(model_bytes * count / of) if count and of else model_bytes
+
     # -- before and after all batches -----------------------------------------------------------
 
     def base(self) -> None:
-        self._score("base", None, self.ids, last=True, title="original model: score edits")
+        self._score("base", None, len(self.ids), 0, last=True, title="original model: score edits")
         if self._general_at("ends"):
             self._general("base", None, title="original model: general ability")
         for protect in (self.recipe.train.protect, self.recipe.merge.protect):
@@ -140,12 +160,13 @@ class _Builder:
         if recipe.merge.when == "each":
             onto = start if recipe.merge.onto == "previous" else original
             self._merge(number, title, start, onto)
-            self.earlier = onto[0]
+            self.earlier = onto
         elif last:
             self._merge(number, title, original, original)
         if last or (recipe.score.edits.when == "each" and recipe.train.from_ == "previous"):
-            so_far = [f["id"] for batch in self.batches[:number] for f in batch]
-            self._score(batch_name(number), number, so_far, last, title=f"{title}: score")
+            size = self.recipe.edits.batch_size
+            new, upto = (number - 1) * size, min(number * size, len(self.ids))
+            self._score(batch_name(number), number, upto, 0 if last else new, last, title=f"{title}: score")
         if self._general_at("each"):
             self._general(batch_name(number), number, title=f"{title}: general ability")
 
@@ -171,12 +192,14 @@ class _Builder:
                 "output": str(partial(output)),
                 "trace": str(folder / "trace.jsonl"),
                 "model": self.current,
+                "tracker": {"folder": str(self.place.folder / "trackers"), "run": recipe.name, "batch": number},
             },
             folder,
             "train",
             "read the log; lower train.learning_rate if the loss is not finite, train.mini_batch if memory "
             "ran out; then run the same command again: finished stages are kept",
-            processes=train.launch.processes,
+            processes=recipe.launch.processes,
+            nodes=recipe.launch.nodes,
         )
         name = f"{batch_name(number)}/train"
         self._stage(
@@ -188,6 +211,7 @@ class _Builder:
             after=[self.made_by, made_by],
             beside=(folder / "trace.jsonl",),
             size=len(self.batches[number - 1]),
+            room=0 if train.lora.rank else self.place.model_bytes,
             stock_command=shlex.join(["llamafactory-cli", "train", str(train_yaml.path)]),
         )
         if train.lora.rank:
@@ -220,7 +244,7 @@ class _Builder:
                 "before": onto_model,
                 "tuned": [{"model": t.model, "adapter": t.adapter} for t in tuned],
                 "trainable": self.trained.pattern,
-                "earlier": [self.earlier, start[0]] if self.earlier else None,
+                "earlier": [self.earlier[0], start[0]] if self.earlier else None,
                 "stats": str(folder / "merge_stats.json"),
                 "cache": str(self.place.cache),
                 "seed": recipe.seed,
@@ -240,6 +264,8 @@ class _Builder:
             output,
             after=[*(stage for _, stage in self.tuned), onto_stage, start[1] if reads_start else ""],
             beside=(folder / "merge_stats.json",),
+            looks_at=tuple(name for name in (self.earlier[1], start[1]) if name) if self.earlier else (),
+            room=self._share(self.place.model_bytes),
             stock_command=f"mergekit-yaml {shlex.quote(str(merge_yaml.path))} OUT --copy-tokenizer "
             f"--no-write-model-card --random-seed {recipe.seed}",
         )
@@ -268,17 +294,21 @@ class _Builder:
             "read the log; correct merge.protect in the recipe and run the same command again",
         )
         name = f"{batch_name(number)}/project"
-        self._stage(name, number, job, [], output, after=[self.made_by, made_by, onto_stage])
+        room = self._share(self.place.model_bytes)
+        self._stage(name, number, job, [], output, after=[self.made_by, made_by, onto_stage], room=room)
         self.current, self.made_by = str(output), name
 
     # -- scores ---------------------------------------------------------------------------------
 
-    def _score(self, where: str, batch: int | None, ids: Sequence[str], last: bool, title: str) -> None:
+    def _score(self, where: str, batch: int | None, upto: int, new: int, last: bool, title: str) -> None:
+        """Ask about the facts from number ``new`` to before ``upto``, and about (a sample of) those before ``new``."""
         folder = self.place.folder / where
         output = folder / "answers.json"
         settings = {
             "metrics": list(self.recipe.score.edits.metrics),
-            "ids": list(ids),
+            "new": new,
+            "upto": upto,
+            "old": self.recipe.score.edits.old_facts,
             "fluency_ids": self.fluent if last else [],
             "example_ids": self.examples if last else [],
             "seed": self.recipe.seed,
@@ -297,7 +327,9 @@ class _Builder:
             "score",
             "read the log; then run the same command again: training and merging are not repeated",
         )
-        self._stage(f"{where}/edits", batch, job, [self.facts_file], output, settings=settings, size=len(ids))
+        old = new if self.recipe.score.edits.old_facts is None else min(new, self.recipe.score.edits.old_facts)
+        settings = {**settings, "facts": self.marks[upto]}
+        self._stage(f"{where}/edits", batch, job, [], output, settings=settings, size=upto - new + old)
 
     def _general(self, where: str, batch: int | None, title: str) -> None:
         general = self.recipe.score.general

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedit_glue.corpus import FILES as CORPUS_FILES
-from kedit_glue.models import HUB_ID, PACKAGED, ModelError, kind_of
+from kedit_glue.models import HUB_ID, PACKAGED, ModelError, kind_of, layer_count
 from kedit_glue.problems import did_you_mean
 from kedit_glue.recipe_errors import Draft, allowed_for
 from kedit_glue.recipe_schema import INSTEAD
-from kedit_glue.recipe_values import leaves
+from kedit_glue.recipe_values import leaves, resolve_layers
+from kedit_glue.redact import URL_WITH_LOGIN, is_secret_name
 from kedit_glue.strict_yaml import KeyPath
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ TRAIN_EXTRA = {
     "lora_target": "train.modules",
     "cutoff_len": "train.cutoff_len",
     "disable_shuffling": "train.shuffle",
+    "report_to": "train.report_to",
     "output_dir": "output",
     "seed": "seed",
     "data_seed": "seed",
@@ -73,11 +75,22 @@ TRAIN_EXTRA_NEVER = {
     "packing": f"{PER_SAMPLE}: several facts would share one sequence",
     "neat_packing": f"{PER_SAMPLE}: several facts would share one sequence",
     "deepspeed": f"{PER_SAMPLE}: its engine steps inside backward(), where a learned fact can no longer be left out",
-    "fsdp": f"{PER_SAMPLE}: the inner loop and protection need whole matrices; train.launch.processes shares facts",
-    "use_ray": f"{PER_SAMPLE}: Ray's workers take no callbacks of ours; train.launch.processes starts torchrun",
+    "fsdp": f"{PER_SAMPLE}: the inner loop and protection need whole matrices; launch.processes shares facts",
+    "use_ray": f"{PER_SAMPLE}: Ray's workers take no callbacks of ours; launch.processes starts torchrun",
     "adapter_name_or_path": "each batch trains an adapter of its own",
     "use_dora": "mergekit merges LoRA's form only",
 }
+TRAIN_EXTRA_SECRET = {
+    "hf_hub_token": "set HF_TOKEN in the environment",
+    "hub_token": "set HF_TOKEN in the environment",
+    "push_to_hub_token": "set HF_TOKEN in the environment",
+    "ms_hub_token": "set MODELSCOPE_API_TOKEN in the environment",
+    "om_hub_token": "log in with the hub's own command",
+    "swanlab_api_key": "set SWANLAB_API_KEY in the environment",
+    "swanlab_lark_webhook_url": "leave it out",
+    "swanlab_lark_secret": "leave it out",
+}
+"""LLaMA-Factory's keys that hold a secret (0.9.5, hparams/) -> where it goes instead."""
 MERGE_EXTRA = {
     "merge_method": "set it with 'merge.method'",
     "base_model": "set it with 'merge.onto'",
@@ -88,13 +101,13 @@ MERGE_EXTRA = {
     "modules": "kedit_glue merges whole models",
 }
 
-PATHS: tuple[tuple[KeyPath, bool], ...] = (
-    (("edits", "source"), False),
-    (("merge", "file"), False),
-    (("score", "general", "include_path"), True),
-    (("templates",), True),
+PATHS: tuple[tuple[KeyPath, str], ...] = (
+    (("edits", "source"), "file"),
+    (("merge", "file"), "file"),
+    (("score", "general", "include_path"), "folder"),
+    (("templates",), "folder"),
 )
-"""Keys whose path must exist, and whether it must be a folder."""
+"""Keys whose path must exist, and what it must be."""
 CORPORA: tuple[KeyPath, ...] = (("train", "protect", "corpus"), ("merge", "protect", "corpus"))
 """Keys that hold a file or a data set of the hub, ``owner/name``."""
 
@@ -104,10 +117,11 @@ CORPORA: tuple[KeyPath, ...] = (("train", "protect", "corpus"), ("merge", "prote
 
 def find_paths(draft: Draft, recipe_folder: Path) -> None:
     """Make the recipe's paths absolute; a path that is nowhere is a problem."""
-    for path, must_be_folder in PATHS:
+    _refuse_logins(draft)
+    for path, kind in PATHS:
         if written := _path_text(draft, path):
             with _problem_if_no_path(draft, path):
-                _find(draft, path, Path(written).expanduser(), recipe_folder, must_be_folder)
+                _find(draft, path, Path(written).expanduser(), recipe_folder, kind)
     for path in CORPORA:
         if written := _path_text(draft, path):
             with _problem_if_no_path(draft, path):
@@ -124,6 +138,15 @@ def find_paths(draft: Draft, recipe_folder: Path) -> None:
                     "a folder, new or not",
                     at_value=True,
                 )
+
+
+def _refuse_logins(draft: Draft) -> None:
+    """A recipe is copied into records: no URL in it may hold a password."""
+    for path in list(draft.positions):
+        value = draft.value(path) if draft.holds(path) else None
+        if isinstance(value, str) and URL_WITH_LOGIN.search(value.encode()):
+            hint = "a recipe is copied into records"
+            draft.add(path, "a URL with a login in it", "a URL without", hint, at_value=True)
 
 
 def _path_text(draft: Draft, path: KeyPath) -> str:
@@ -150,7 +173,11 @@ def _find_model(draft: Draft, model: str) -> None:
             draft.data["model"] = str(Path(model).expanduser().resolve())
     except ModelError:
         allowed = allowed_for(draft.schema.model_fields["model"])
-        draft.add(("model",), draft.shown(("model",)), allowed, did_you_mean(model, PACKAGED), at_value=True)
+        hint = did_you_mean(model, PACKAGED) or f"looked for {Path(model).expanduser().absolute()}"
+        if "://" in model:
+            hint = "write a hub's model as owner/name"
+        found = draft.shown(("model",)) + (" is a file" if Path(model).expanduser().is_file() else "")
+        draft.add(("model",), found, allowed, hint, at_value=True)
 
 
 def _find_corpus(draft: Draft, path: KeyPath, written: str, recipe_folder: Path) -> None:
@@ -158,19 +185,21 @@ def _find_corpus(draft: Draft, path: KeyPath, written: str, recipe_folder: Path)
     hub = written.partition(":")[0]  # owner/name:split
     of_hub = HUB_ID.fullmatch(hub) and Path(hub).suffix not in CORPUS_FILES
     if not of_hub or any((folder / written).exists() for folder in (Path.cwd(), recipe_folder)):
-        _find(draft, path, Path(written).expanduser(), recipe_folder, must_be_folder=False)
+        _find(draft, path, Path(written).expanduser(), recipe_folder)
 
 
-def _find(draft: Draft, path: KeyPath, name: Path, recipe_folder: Path, must_be_folder: bool) -> None:
+def _find(draft: Draft, path: KeyPath, name: Path, recipe_folder: Path, kind: str = "") -> None:
+    """Look for a ``file`` or a ``folder``, or, with no ``kind``, for either."""
     places = list(dict.fromkeys([(Path.cwd() / name).absolute(), (recipe_folder / name).absolute()]))
     for place in places:
-        if place.is_dir() if must_be_folder else place.exists():
+        if place.exists() and (not kind or place.is_dir() == (kind == "folder")):
             draft.value(path[:-1])[path[-1]] = str(place.resolve())
             return
+    what = kind or "file"
     if any(place.exists() for place in places):
-        draft.add(path, f"{draft.shown(path)} is a file", "a folder", at_value=True)
+        is_now = "file" if kind == "folder" else "folder"
+        draft.add(path, f"{draft.shown(path)} is a {is_now}", f"a {what}", at_value=True)
         return
-    what = "folder" if must_be_folder else "file"
     looked = f"looked for {' and '.join(map(str, places))}"
     draft.add(path, f"{draft.shown(path)}: no such {what}", f"a {what} that exists", looked, at_value=True)
 
@@ -205,9 +234,11 @@ def _check_training(recipe: Recipe, draft: Draft) -> None:
             found = f"{mini_batch}, while edits.batch_size is {batch_size}"
             hint = "a mini-batch cannot hold more facts than an edit batch"
             draft.add(("train", "mini_batch"), found, f"at most {batch_size}", hint)
-    if draft.sound(("train", "mini_batch"), ("train", "launch")) and train.mini_batch % train.launch.processes:
-        found = f"{train.mini_batch}, while train.launch.processes is {train.launch.processes}"
-        allowed = f"a multiple of {train.launch.processes}"
+    launch = recipe.launch
+    if draft.sound(("train", "mini_batch"), ("launch",)) and train.mini_batch % launch.everyone:
+        found = f"{train.mini_batch}, while launch.processes is {launch.processes}"
+        found += f" and launch.nodes {launch.nodes}" if launch.nodes > 1 else ""
+        allowed = f"a multiple of {launch.everyone}"
         draft.add(("train", "mini_batch"), found, allowed, "the processes share each mini-batch evenly")
     if draft.sound(("train", "order"), ("train", "inner_steps")) and train.inner_steps is not None:
         at = ("train", "inner_steps")
@@ -216,11 +247,25 @@ def _check_training(recipe: Recipe, draft: Draft) -> None:
             draft.add(at, found, "1, or order: depth")
         elif train.order == "depth" and train.inner_steps == 1:
             draft.add(at, "1, while train.order is depth", "2 or more, or order: breadth")
+    if draft.sound(("train", "layers"), ("model",)) and (count := _layers_of(recipe.model)):
+        at = ("train", "layers")
+        try:
+            resolve_layers(train.layers, count)
+        except ValueError as error:
+            draft.add(at, draft.shown(at), f"layers 0 to {count - 1}", str(error), at_value=True)
     if train.parameters is not None and draft.sound(("train", "parameters")):
         for key in INSTEAD["train", "parameters"]:
             if draft.written(("train", key)):
                 found = "written beside train.parameters, which says what is trained"
                 draft.add(("train", key), found, "one of the two")
+
+
+def _layers_of(model: str) -> int | None:
+    """How many layers a model that is a folder has, where its configuration tells."""
+    try:
+        return layer_count(Path(model)) if Path(model).is_dir() else None
+    except ModelError:
+        return None  # said when the model is looked at
 
 
 def _check_lora(recipe: Recipe, draft: Draft) -> None:
@@ -267,6 +312,9 @@ def _check_extra(recipe: Recipe, draft: Draft) -> None:
                 draft.add(at, "the recipe sets this key itself", "", f"set it with '{TRAIN_EXTRA[key]}'")
             elif key in TRAIN_EXTRA_NEVER:
                 draft.add(at, "this key must not be set", "", TRAIN_EXTRA_NEVER[key])
+            elif key in TRAIN_EXTRA_SECRET or is_secret_name(key):
+                instead = TRAIN_EXTRA_SECRET.get(key, "set it in the environment")
+                draft.add(at, "a secret must not be set here", "", f"{instead}: a recipe is copied into records")
     if draft.sound(("merge", "extra")):
         for key in recipe.merge.extra:
             if key in MERGE_EXTRA:

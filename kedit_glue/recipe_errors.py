@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from kedit_glue import strict_yaml
 from kedit_glue.problems import SET_PREFIX, UNKNOWN_KEY, Problem, RecipeError, did_you_mean, dotted
 from kedit_glue.recipe_values import ValueProblems
+from kedit_glue.redact import Redaction
 from kedit_glue.strict_yaml import KeyPath, Position
 
 KINDS = (
@@ -31,6 +32,8 @@ SYNONYMS = {
     "bf16": "bfloat16",
     "fp16": "float16",
 }
+NO_SECRETS = Redaction({})
+"""Hides what a URL says of user and password."""
 STAND_INS: dict[KeyPath, Any] = {("name",): "x", ("model",): "x", ("edits",): {}, ("edits", "source"): "x"}
 
 
@@ -94,7 +97,7 @@ class Draft:
             return f"{written} (nothing)" if written else "nothing (no value given)"
         if written is None:
             written = strict_yaml.dump(value, flow=True)
-        written = " ".join(written.split())
+        written = NO_SECRETS.text(" ".join(written.split()))
         kind = next((name for kind, name in KINDS if isinstance(value, kind)), type(value).__name__)
         return f"{written if len(written) <= 60 else written[:57] + '...'} ({kind})"
 
@@ -112,12 +115,10 @@ class Draft:
         return section, path
 
     def keys(self, section: type[BaseModel] | None = None, at: str = "") -> Iterable[str]:
-        """Every key, dotted."""
+        """Every key and every section, dotted."""
         for name, field in fields(section or self.schema).items():
-            inner = section_of(field)
-            if inner is None:
-                yield at + name
-            else:
+            yield at + name
+            if (inner := section_of(field)) is not None:
                 yield from self.keys(inner, f"{at}{name}.")
 
     def add_pydantic(self, error: ValidationError) -> None:
@@ -169,6 +170,10 @@ class Draft:
         position = self.positions.get(path)
         written = (position.written or "") if position else ""
         kinds = set(_types(target.annotation))
+        if path == ("name",) and isinstance(value, str):
+            if "/" in value and "output" in fields(self.schema):
+                return "the folder that run folders are made in is set with 'output'"
+            return f"it has {len(value)} characters" if len(value) > 64 else ""
         if isinstance(value, str):
             if get_origin(target.annotation) is tuple and len(path) == len(self.lookup(path)[1]):
                 return f"write a list: [{value}]"

@@ -2,50 +2,60 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kedit_glue.atomic import write_json
+from kedit_glue.atomic import write_text
 from kedit_glue.content import hash_of
 
 NEEDED = {"key", "parts", "output", "content", "beside"}
-SEAL = "seal"
+SEAL = ',\n "seal": "'
+"""Stands in a record's text before its seal, which is its last value."""
 Prints = Mapping[str, tuple[int, int, str]]
 """File -> size in bytes, time of its last change in ns, hash of its content."""
 
 
 def hashed(value: Any) -> str:
     """Hash of a value that JSON can hold."""
+    return _hashed_once(value) if isinstance(value, str | int | float | None) else _hashed(value)
+
+
+def _hashed(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def files_in(path: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file of an output, by its name in it, with its size and time."""
-    if not path.is_dir():
-        yield path.name, path.stat()
+_hashed_once = functools.lru_cache(maxsize=1024, typed=True)(_hashed)
+"""Most settings are the same for all stages of a run."""
+
+
+def files_in(path: Path) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Every file of an output: its name in it, where it lies, its size and time. Raises FileNotFoundError."""
+    itself = path.stat()
+    if not stat.S_ISDIR(itself.st_mode):
+        yield path.name, str(path), itself
         return
+    begins = len(str(path)) + 1
     for root, folders, names in os.walk(path):
         folders.sort()
         for name in sorted(names):
             file = os.path.join(root, name)
-            yield os.path.relpath(file, path), os.stat(file)
+            yield file[begins:], file, os.stat(file)
 
 
 def fingerprint(path: Path) -> dict[str, list[int]]:
     """Names, sizes and times of a file, or of all files of a folder: cheap for gigabytes of weights."""
-    return {name: [found.st_size, found.st_mtime_ns] for name, found in files_in(path)}
+    return {name: [found.st_size, found.st_mtime_ns] for name, _, found in files_in(path)}
 
 
 def prints(path: Path) -> dict[str, tuple[int, int, str]]:
     """``fingerprint`` with each file's hash."""
-    return {
-        name: (found.st_size, found.st_mtime_ns, hash_of(path / name if path.is_dir() else path))
-        for name, found in files_in(path)
-    }
+    return {name: (found.st_size, found.st_mtime_ns, hash_of(file)) for name, file, found in files_in(path)}
 
 
 def content(output: Prints) -> str:
@@ -54,43 +64,47 @@ def content(output: Prints) -> str:
     return hashed(weights or {name: p[2] for name, p in output.items()})
 
 
-def damage(path: Path, output: Prints, thorough: bool) -> str | None:
-    """What is no longer as the record says, None where all is.
+def damage(path: Path, output: Prints, thorough: bool = False) -> str | None:
+    """What is no longer as the record says, None where all is. Raises FileNotFoundError where nothing is there.
 
-    Files of another size or time are read and hashed; ``thorough`` reads all of them, which also finds a bit that
-    turned on the disk.
+    Of a folder files of another time are read and hashed; ``thorough`` reads all of them, which also finds a bit that
+    turned on the disk. An output that is a single file is always read.
     """
-    found = dict(files_in(path))
+    found = {name: (file, at) for name, file, at in files_in(path)}
+    thorough = thorough or (found.keys() == {path.name} and found[path.name][0] == str(path))
     if missing := sorted(output.keys() - found.keys()):
         return f"{missing[0]} is gone"
     if added := sorted(found.keys() - output.keys()):
         return f"{added[0]} is new"
     for name, (size, changed, mark) in output.items():
-        if found[name].st_size != size:
+        file, at = found[name]
+        if at.st_size != size:
             return f"{name} has another size"
-        looked = thorough or found[name].st_mtime_ns != changed
-        if looked and hash_of(path / name if path.is_dir() else path) != mark:
+        if (thorough or at.st_mtime_ns != changed) and hash_of(file) != mark:
             return f"{name} holds something else"
     return None
 
 
 def write_record(file: Path, record: Mapping[str, Any]) -> None:
-    """Atomically, with its seal."""
-    # through JSON and back, as it will be read: tuples become lists, numbers as keys text
-    plain = json.loads(json.dumps({key: value for key, value in record.items() if key != SEAL}))
-    write_json(file, {**plain, SEAL: hashed(plain)})
+    """Atomically, with its seal: a hash of the text before it."""
+    text = json.dumps(record, ensure_ascii=False, indent=1).removesuffix("\n}")
+    write_text(file, f'{text}{SEAL}{_seal(text.encode())}"\n}}')
 
 
-def read_record(file: Path) -> dict[str, Any] | None:
-    """None where there is none. Raises ValueError for one that is not as it was written."""
+def _seal(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def read_record(file: Path, needed: Collection[str] = NEEDED) -> dict[str, Any] | None:
+    """None where there is none. Raises ValueError for one that is not as it was written, or lacks what is needed."""
     try:
         text = file.read_bytes()
     except FileNotFoundError:
         return None
-    found = json.loads(text)  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-    if not isinstance(found, dict):
-        raise ValueError("no mapping")
-    seal = found.pop(SEAL, None)
-    if not found.keys() >= NEEDED or seal != hashed(found):
+    sealed, _, seal = text.rpartition(SEAL.encode())
+    if seal != f'{_seal(sealed)}"\n}}'.encode():
         raise ValueError("its seal does not fit")
+    found: dict[str, Any] = json.loads(sealed + b"\n}")
+    if not found.keys() >= set(needed):
+        raise ValueError("it lacks what a record has")
     return found

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from kedit_glue import changed, environment, packed, records
 from kedit_glue.atomic import PARTIAL
-from kedit_glue.job import CannotStart
 from kedit_glue.keeping import MODELS
 from kedit_glue.plan import Stage
+from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display, duration
 from kedit_glue.run import any_terminal, guarded
 from kedit_glue.run_folder import OpenRun, open_run

@@ -120,4 +120,5 @@ def _json(path: Path) -> Any:
 
 
 def _trace(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    # not splitlines(): it also parts a fact's text where JSON does not
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -126,7 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def batch_number(text: str) -> int:
     """``3`` or ``batch_003``."""
-    return int(text.removeprefix("batch_"))
+    try:
+        return int(text.removeprefix("batch_"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no batch: give its number, as in 3 or batch_003") from None
 
 
 def any_terminal() -> None:

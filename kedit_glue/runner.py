@@ -8,6 +8,7 @@ Whatever the way, a stage is done only when its process ended with 0 *and* its r
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -20,6 +21,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from kedit_glue import nodes
+from kedit_glue.redact import Redaction
+from kedit_glue.stage import die_with_parent, execute_logged
+from kedit_glue.stall import Watch
 
 Event = Mapping[str, Any]
 POLL_SECONDS = 0.02
@@ -40,7 +46,13 @@ class Job:
     advice: str = ""
     """What to do when it fails, for the error message."""
     processes: int = 1
-    """How many processes do it together (torchrun)."""
+    """How many processes of a machine do it together (torchrun)."""
+    nodes: int = 1
+    """On how many machines (``nodes``)."""
+
+    @property
+    def together(self) -> bool:
+        return self.processes * self.nodes > 1
 
     def file(self, suffix: str) -> Path:
         return self.folder / f"{self.name}.{suffix}"
@@ -49,8 +61,9 @@ class Job:
 class StageFailed(RuntimeError):
     """A stage's process failed, died or lied; the message is the user's."""
 
-    def __init__(self, job: Job, command: str, what: str, log: Path, tail: list[str]):
+    def __init__(self, job: Job, command: str, what: str, log: Path, tail: list[str], disk_full: bool = False):
         self.job = job
+        self.disk_full = disk_full
         lines = "".join(f"\n    {line}" for line in tail) or "\n    (the log is empty)"
         super().__init__(
             f"{job.title}: {what}\n  command: {command}\n  last lines of {log}:{lines}"
@@ -59,6 +72,8 @@ class StageFailed(RuntimeError):
 
 
 class _Process(Protocol):
+    @property
+    def pid(self) -> int: ...
     def poll(self) -> int | None: ...
     def stop(self) -> None: ...
 
@@ -72,6 +87,8 @@ class Runner:
     environment: Mapping[str, str]
     threads: int | None = None
     python: str = sys.executable
+    lock: Path | None = None
+    """Every stage's process holds this file as long as it lives."""
     _context: Any = field(default=None, init=False)
 
     def start(self) -> None:
@@ -90,9 +107,8 @@ class Runner:
 
     def command(self, job: Job) -> list[str]:
         """The command line that does the same by hand."""
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
         stage = ["-m", "kedit_glue.stage", str(job.file("job.json"))]
-        return [self.python, *(launch if job.processes > 1 else []), *stage]
+        return [self.python, *(nodes.torchrun(job.processes, job.nodes) if job.together else []), *stage]
 
     def write_job(self, job: Job) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +121,7 @@ class Runner:
                     "events": str(job.file("events.jsonl")),
                     "result": str(job.file("result.json")),
                     "threads": self.threads,
+                    "lock": str(self.lock) if self.lock else None,
                 },
                 ensure_ascii=False,
                 indent=1,
@@ -119,27 +136,35 @@ class Runner:
         self.write_job(job)
         self.start()
         process = self._begin(job)
+        redaction = Redaction({**os.environ, **self.environment})
         try:
-            with _tail(job.file("events.jsonl")) as new_events:
+            with _tail(job.file("events.jsonl"), redaction) as new_events:
+                watch = Watch(process.pid, (job.file("events.jsonl"), job.file("log")))
                 while (code := process.poll()) is None:
                     for event in new_events():
                         on_event(event)
+                    if silence := watch.look():
+                        on_event({"event": "say", "text": silence})
                     time.sleep(POLL_SECONDS)
                 for event in new_events():
                     on_event(event)
         except BaseException:
             process.stop()
             raise
+        finally:
+            for suffix in ("log", "events.jsonl", "result.json"):
+                redaction.file(job.file(suffix))
         return self._result(job, code)
 
     def _begin(self, job: Job) -> _Process:
         log = job.file("log")
         log.touch()
-        if self.mode == "command" or job.processes > 1:
-            return _Command(self.command(job), log, {**os.environ, **self.environment})
-        from kedit_glue.stage import execute_logged
-
-        process = self._context.Process(target=execute_logged, args=(str(job.file("job.json")), str(log)))
+        if self.mode == "command" or job.together:
+            command, environment = self.command(job), {**os.environ, **self.environment}
+            if job.nodes > 1:
+                environment |= nodes.announce(job.folder.parent, command, log, self.environment)
+            return _Command(command, log, environment)
+        process = self._context.Process(target=execute_logged, args=(str(job.file("job.json")), str(log), os.getpid()))
         process.start()
         return _Forked(process)
 
@@ -159,10 +184,10 @@ class Runner:
                 if isinstance(found, dict):
                     return found
             what = f"exit code 0, but its result {job.file('result.json')} is not one"
-        tail = last_lines(log, cut=job.processes > 1)
-        if any("No space left on device" in line for line in tail):
-            what += " (no space left on the disk: make room first)"
-        raise StageFailed(job, shlex.join(self.command(job)), what, log, tail)
+        tail = last_lines(log, cut=job.together)
+        full = any("No space left on device" in line or "Disk quota exceeded" in line for line in tail)
+        what += " (no space left on the disk)" if full else ""
+        raise StageFailed(job, shlex.join(self.command(job)), what, log, tail, full)
 
 
 def signal_name(number: int) -> str:
@@ -175,6 +200,11 @@ def signal_name(number: int) -> str:
 class _Forked:
     def __init__(self, process: Any):
         self.process = process
+
+    @property
+    def pid(self) -> int:
+        number: int = self.process.pid
+        return number
 
     def poll(self) -> int | None:
         code: int | None = self.process.exitcode
@@ -192,8 +222,17 @@ class _Command:
     def __init__(self, command: list[str], log: Path, environment: Mapping[str, str]):
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                preexec_fn=functools.partial(die_with_parent, os.getpid()),  # torchrun does not look after it
             )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     def poll(self) -> int | None:
         return self.process.poll()
@@ -208,7 +247,7 @@ class _Command:
 
 
 @contextlib.contextmanager
-def _tail(path: Path) -> Iterator[Callable[[], list[Event]]]:
+def _tail(path: Path, redaction: Redaction) -> Iterator[Callable[[], list[Event]]]:
     """Yields a function that returns the events of the whole lines written since it was last called."""
     position = 0
 
@@ -220,7 +259,7 @@ def _tail(path: Path) -> Iterator[Callable[[], list[Event]]]:
             file.seek(position)
             whole, newline, _ = file.read().rpartition(b"\n")
         position += len(whole) + len(newline)
-        return [event for line in whole.splitlines() if isinstance(event := _parsed(line), dict)]
+        return [event for line in redaction.raw(whole).splitlines() if isinstance(event := _parsed(line), dict)]
 
     yield new_events
 

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,16 @@ def die_with_parent(owner: int | None = None) -> None:
             os._exit(1)
 
 
+def let_go_of_the_server() -> None:
+    """Every process that the warm server forked holds the server's lifeline (CPython 3.11, multiprocessing/
+    forkserver.py, ``_serve_one``): with it the server would live on after its run, and so would the stage.
+    """
+    server: Any = vars(forkserver)["_forkserver"]
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None
+
+
 @contextlib.contextmanager
 def alive(lock: str | None) -> Iterator[None]:
     """Hold the run folder's stage lock, for as long as this process lives at most."""
@@ -110,6 +121,7 @@ def execute(job_file: str) -> None:
 def execute_logged(job_file: str, log_file: str, owner: int) -> None:
     """``execute`` with everything the process prints in its log (the warm runner's target)."""
     die_with_parent(owner)
+    let_go_of_the_server()
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)

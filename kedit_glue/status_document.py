@@ -84,7 +84,7 @@ def document(run: OpenRun) -> dict[str, Any]:
     use = disk_use(run.folder)
     edited = hand_edits(plan)
     now = at_work(run.folder, plan.stages) if process else None
-    todo = ledger.todo(plan.stages)
+    todo = ledger.todo(plan.stages, thorough=False)
     estimate = Estimate()
     stages: dict[str, dict[str, Any]] = {}
     learned: dict[int | None, int] = {}

@@ -198,7 +198,8 @@ def _plainly(
     if match := re.match(r"found undefined alias '?([^']*)'?", problem):
         known = ", ".join(f"*{anchor}" for anchor in anchors)
         name = match[1]
-        return mark, f"alias *{name} has no anchor &{name} above it", known, did_you_mean(name, anchors)
+        hint = did_you_mean(name, anchors) or f"write &{name} before the value it repeats, or put text in quotes"
+        return mark, f"alias *{name} has no anchor &{name} above it", known, hint
     if match := re.match(r"found duplicate anchor '?([^';]*)", context):
         first = f"(first in line {opened.line + 1})" if opened else ""
         return mark, f"the anchor &{match[1]} is there twice {first}", "each anchor name once", ""
@@ -260,7 +261,8 @@ class _Builder:
         if len(self.open) > MAX_DEPTH:
             raise _error(self.file, node.start_mark, *TOO_DEEP)
         if node in self.open:
-            self.refuse(path, node.start_mark, "an alias inside its own anchor", "a value that ends")
+            found = "an alias inside its own anchor"
+            self.refuse(path, node.start_mark, found, "a value that ends", "name an anchor of another value")
             return None
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)

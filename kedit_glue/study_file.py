@@ -214,8 +214,10 @@ def plan_cells(loaded: Loaded, values: Sequence[str], known: Mapping[str, frozen
     wrong: dict[Problem, list[str]] = {problem: [] for problem in _fixed(loaded, values)}
     given = {_key_of(value) for value in values}
     planned = []
+    # what a cell made stays for those that come after, unless the recipe says otherwise
+    keep = [] if "keep" in strict_yaml.load(loaded.recipe)[0] else ["keep=all"]
     for cell in loaded.cells:
-        overrides = [*texts(loaded.study.set), *texts(cell.settings), *values, *texts({"name": cell.name})]
+        overrides = [*keep, *texts(loaded.study.set), *texts(cell.settings), *values, *texts({"name": cell.name})]
         try:
             recipe = load_recipe(loaded.recipe, overrides, known)
         except RecipeError as error:

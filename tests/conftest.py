@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,12 +59,16 @@ class FakeTool:
 
 
 def tiny_weights(value: int = 0) -> bytes:
-    """A safetensors file with the FFN matrices of two layers, a number each."""
+    """A safetensors file of two layers: FFN matrices of four numbers each, and an embedding of sixteen."""
     names = [f"model.layers.{n}.mlp.{m}_proj.weight" for n in (0, 1) for m in ("down", "gate", "up")]
-    head = {n: {"dtype": "F32", "shape": [1, 1], "data_offsets": [4 * i, 4 * i + 4]} for i, n in enumerate(names)}
+    shapes = {"model.embed_tokens.weight": [4, 4], **{name: [2, 2] for name in names}}
+    head, end = {}, 0
+    for name, (rows, columns) in shapes.items():
+        start, end = end, end + 4 * rows * columns
+        head[name] = {"dtype": "F32", "shape": [rows, columns], "data_offsets": [start, end]}
     text = json.dumps(head).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + bytes([value]) * 4 * len(names)
+    return len(text).to_bytes(8, "little") + text + bytes([value]) * end
 
 
 @dataclass
@@ -70,6 +78,7 @@ class Workplace:
     folder: Path
     tool: FakeTool
     values: dict[str, Any] = field(default_factory=dict)
+    said: str = ""
 
     def __post_init__(self) -> None:
         model = self.folder / "model"
@@ -113,22 +122,97 @@ class Workplace:
     def write(self) -> None:
         self.recipe.write_text(yaml.safe_dump(self.values), encoding="utf-8")
 
+    def go(self, *overrides: str, **more: Any) -> list[str]:
+        """Runs the recipe; returns the jobs that were begun. ``said`` is what was printed, also where this raises."""
+        from kedit_glue.job import Options, run
+
+        display = Display(None, Console(file=io.StringIO(), width=400, emoji=False))
+        self.tool.calls()
+        try:
+            run(Options(self.recipe, overrides, python=self.tool.python, **more), display)
+        finally:
+            self.said = display.console.file.getvalue()  # type: ignore[attr-defined]
+        return self.tool.calls()
+
+    def lines(self, *beginnings: str) -> list[str]:
+        """Of what was said the lines that begin so, in order."""
+        return [line for line in self.said.splitlines() if line.startswith(beginnings)]
+
+    def state(self, folder: Path | None = None) -> dict[str, Any]:
+        """What two runs of the same recipe have in common: every file but those that hold times, paths or logs."""
+        folder = folder or self.run_folder
+        found: dict[str, Any] = {}
+        for file in sorted(folder.rglob("*")):
+            name = str(file.relative_to(folder))
+            if file.name in ("scores.json", "merge_stats.json", "answers.json", "general.json", "trace.jsonl"):
+                text = file.read_text(encoding="utf-8")
+                found[name] = re.sub(r'"(seconds|step_seconds)": ([\d.]+|\{[^}]*\})', "", text)
+            elif "safetensors" in file.name:
+                found[name] = file.read_bytes()
+        return found
+
+    def save(self, name: str) -> None:
+        """Put a copy of the run's folder aside."""
+        shutil.copytree(self.run_folder, self.folder.parent / "saved" / name)
+
+    def back_to(self, name: str) -> None:
+        """Make the run's folder what it was when it was saved; the tool does its work again."""
+        shutil.rmtree(self.run_folder, ignore_errors=True)
+        shutil.copytree(self.folder.parent / "saved" / name, self.run_folder)
+        self.tool.behave()
+
+    @staticmethod
+    def flip(file: Path) -> None:
+        """Turn one bit in the middle of a file, as a disk does: size and time stay."""
+        at = file.stat()
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 4
+        file.chmod(0o644)
+        file.write_bytes(content)
+        os.utime(file, ns=(at.st_atime_ns, at.st_mtime_ns))
+
+    @staticmethod
+    def cut(file: Path) -> None:
+        """Leave half of a file."""
+        os.truncate(file, file.stat().st_size // 2)
+
 
 @pytest.fixture
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTool:
+    return _tool(tmp_path, monkeypatch)
+
+
+def _tool(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTool:
     monkeypatch.setattr("kedit_glue.runner.POLL_SECONDS", 0.005)
-    return FakeTool(tmp_path / "fake tool")  # a blank in the path: commands must be quoted
+    return FakeTool(folder / "fake tool")  # a blank in the path: commands must be quoted
 
 
 @pytest.fixture
 def workplace(tmp_path: Path, tool: FakeTool, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    return _workplace(tmp_path, tool, monkeypatch)
+
+
+def _workplace(parent: Path, tool: FakeTool, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     from kedit_glue import job
 
-    folder = tmp_path / "work"
+    folder = parent / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("KEDIT_GLUE_CACHE", str(parent / "cache"))
     monkeypatch.setattr(job, "merge_methods", lambda: METHODS)
     return Workplace(folder, tool)
+
+
+@pytest.fixture(scope="session")
+def new_workplace() -> Callable[[Path], AbstractContextManager[Workplace]]:
+    """``with new_workplace(folder) as workplace``: one for several tests."""
+
+    @contextmanager
+    def make(folder: Path) -> Iterator[Workplace]:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            yield _workplace(folder, _tool(folder, monkeypatch), monkeypatch)
+
+    return make
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ class Unusable:
     position: str
     kind: str
     """``duplicate``, ``contradiction``, ``empty field``, ``missing field``, ``bad record``; and of parts
-    ``bad probe``, ``bad subject`` (one that does not stand in its prompt)."""
+    ``bad probe``, ``bad subject`` (one that does not stand in its prompt), ``trimmed text`` (its outer white space)."""
     message: str
     whole_record: bool = True
     """False where only a probe, or the subject, was dropped and the record itself is used."""

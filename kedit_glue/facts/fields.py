@@ -15,6 +15,7 @@ EMPTY = "empty field"
 MISSING = "missing field"
 BAD_RECORD = "bad record"
 BAD_PROBE = "bad probe"
+TRIMMED = "trimmed text"
 
 
 @dataclass
@@ -173,6 +174,16 @@ def joined(parts: Iterable[Found]) -> Found:
             whole.kinds[kind] = (*whole.kinds.get(kind, ()), *found)
         whole.dropped += part.dropped
     return whole
+
+
+def trimmed(raw: Record, edit: Edit) -> list[Unusable]:
+    """Where the white space around a prompt or target was taken off: one space is put between the two."""
+    inner = raw.get("requested_rewrite")
+    values = [value for record in (raw, inner) if isinstance(record, Mapping) for value in record.values()]
+    given = {value for value in values if isinstance(value, str) and value != value.strip()}
+    found = [name for name in ("prompt", "target_new") if {getattr(edit, name)} & {value.strip() for value in given}]
+    message = f"the white space around its {' and '.join(found)}, because one space joins prompt and target"
+    return [Unusable(edit.position, TRIMMED, message, whole_record=False)] if found else []
 
 
 def bad_probes(position: str, messages: Iterable[str]) -> list[Unusable]:

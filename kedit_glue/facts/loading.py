@@ -10,7 +10,7 @@ from kedit_glue.facts.cleaning import clean, number_of
 from kedit_glue.facts.detect import detect
 from kedit_glue.facts.edit import FactSet, Unusable
 from kedit_glue.facts.errors import BadRecord, FactsError, nearest, refused, shown
-from kedit_glue.facts.fields import BAD_RECORD, Parsed, Record, described, unwritable
+from kedit_glue.facts.fields import BAD_RECORD, Parsed, Record, described, trimmed, unwritable
 from kedit_glue.facts.report import reasons
 
 PARSERS: Mapping[str, Callable[[Record, str], Parsed]] = {
@@ -90,7 +90,8 @@ def parse(raw: reading.Raw, format: str) -> Parsed | Unusable:
             raise BadRecord(BAD_RECORD, f"{described(raw.value)}, not an object with named fields")
         if flaw := unwritable(raw.value):
             raise BadRecord(BAD_RECORD, flaw)
-        return PARSERS[format](raw.value, raw.position)
+        edit, dropped = PARSERS[format](raw.value, raw.position)
+        return edit, [*dropped, *trimmed(raw.value, edit)]
     except BadRecord as bad:
         return Unusable(raw.position, bad.kind, bad.message)
 

@@ -44,13 +44,31 @@ def text_of(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # e.object lacks a byte order mark that was there, so count in it and not in ``data``
-        line = error.object[: error.start].count(b"\n") + 1
-        byte = error.object[error.start]
-        raise refused(path, f"not UTF-8: byte 0x{byte:02x} in line {line}", "UTF-8 text", "save it as UTF-8") from None
+        # error.object lacks a byte order mark that was there, so count in it and not in ``data``
+        found, todo = not_utf8(error.object, error.start)
+        raise refused(path, found, "UTF-8 text", todo) from None
     if not text.strip():
         raise refused(path, "an empty file", "a list of records", "put at least one record into it")
     return text
+
+
+def not_utf8(data: bytes, at: int) -> tuple[str, str]:
+    """What is wrong with text whose byte at ``at`` is not UTF-8, and what to do: all of it, or some lines."""
+    line = data[:at].count(b"\n") + 1
+    guess = data[at : at + 1].decode("cp1252", "replace")
+    likely = f" ({guess} in Windows-1252)" if guess.isprintable() and guess != "\ufffd" else ""
+    found = f"not UTF-8: byte 0x{data[at]:02x}{likely} in line {line}"
+    wrong, right = [], False
+    for number, text in enumerate(data.split(b"\n"), 1):
+        try:
+            right |= not text.decode("utf-8").isascii()
+        except UnicodeDecodeError:
+            wrong.append(number)
+    if not right:
+        return found, "save it as UTF-8"
+    more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+    lines = f"line{'s' * (len(wrong) > 1)} {', '.join(map(str, wrong[:10]))}{more}"
+    return f"{found}, while other lines are UTF-8", f"write {lines} in UTF-8 as well"
 
 
 def json_list(path: Path, text: str) -> list[Raw]:
@@ -110,6 +128,7 @@ def json_line(position: str, line: str) -> Raw:
 
 def csv_table(path: Path, text: str) -> tuple[list[str], list[Raw]]:
     """The header, and a dict for each row; blank lines are skipped."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # 131,072 characters by default
     # strict: otherwise one quote that is never closed swallows the rest of the file in silence
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text), strict=True, skipinitialspace=True)
     header: list[str] = []

@@ -12,6 +12,7 @@ from typing import Any
 from kedit_glue.tools import Emit
 
 BATCH = 16  # prompts in one forward pass, for models whose positions are relative
+MOST_TOKENS = 4096  # of a prompt with its answer
 FLUENCY_TOKENS = 100  # EasyEdit's own length, evaluate/evaluate.py:72
 
 
@@ -61,6 +62,11 @@ def chosen(facts: Sequence[Any], job: Mapping[str, Any]) -> list[Any]:
     return [facts[i] for i in sorted(drawn)] + list(facts[new : job["upto"]])
 
 
+def longest_asked(tokenizer: Any) -> int:
+    """So many tokens of a prompt with its answer are read, the rest is cut off."""
+    return min(int(tokenizer.model_max_length), MOST_TOKENS)
+
+
 def load(folder: str, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
     """Model and tokenizer, padding set as EasyEdit's evaluation needs it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -88,7 +94,7 @@ class Asker:
         self.emit = emit
         self.on_device = easyedit_compat.on_device
         # PyPI truncates at hparams.max_length, 40 by default, which cuts targets off long prompts
-        self.hparams = SimpleNamespace(max_length=min(int(tokenizer.model_max_length), 4096))
+        self.hparams = SimpleNamespace(max_length=longest_asked(tokenizer))
         self.name = "causal-lm"  # 't5' in the name would change the code path (evaluate.py:94)
         relative = getattr(model.config, "rope_parameters", None) or getattr(model.config, "rope_theta", None)
         # left padding shifts absolute positions: such models are asked one prompt at a time

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kedit_glue.batch_files import TEMPLATES
 from kedit_glue.corpus import read_corpus
+from kedit_glue.facts.errors import shown
 from kedit_glue.recipe_schema import BARE
 from kedit_glue.tools import Emit
+from kedit_glue.tools.easyedit import longest_asked
 
 
 def prepare(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
@@ -20,7 +23,7 @@ def prepare(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     With the bare prompt (template ``empty``) nothing ends the answer (LLaMA-Factory 0.9.5, data/template.py:890),
     so the tokenizer's end-of-sequence text is put behind the target; and the target is given its
     leading space exactly where ``prompt + ' ' + target`` tokenizes so, which is what scoring asks.
-    Writes ``job['output']`` (the usable facts); returns those left out, with the reason.
+    Writes ``job['output']`` (the usable facts); returns those left out, and probes left out of others, with the reason.
     """
     from transformers import AutoTokenizer
 
@@ -29,33 +32,24 @@ def prepare(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         raise ValueError(f"the tokenizer in {job['model']} has no end-of-sequence token")
     facts = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
     contexts = context_sentences(job["context_texts"]) if job["contexts"] else []
+    tokens_of = token_counter(tokenizer, job)
     usable, left_out = [], []
     for fact in facts:
         trained, scored = split_rephrasings(fact["rephrase_prompts"], job["rephrasings"])
         trained += in_contexts(fact["prompt"], contexts, fact["id"], job["seed"], job["contexts"])
-        try:
-            response, *others = (
-                response_text(tokenizer, prompt, fact["target_new"], job["template"])
-                for prompt in (fact["prompt"], *trained)
-            )
-        except ValueError as error:
-            left_out.append({"id": fact["id"], "position": fact["position"], "message": str(error)})
-            continue
-        length = max(
-            len(encode(tokenizer, prompt)) + len(encode(tokenizer, text))
-            for prompt, text in zip((fact["prompt"], *trained), (response, *others), strict=True)
-        )
-        if length > job["cutoff_len"]:
-            left_out.append(
-                {
-                    "id": fact["id"],
-                    "position": fact["position"],
-                    "message": f"prompt and target are {length} tokens, train.cutoff_len is {job['cutoff_len']}",
-                }
-            )
-            continue
-        also = [{"prompt": p, "response": r} for p, r in zip(trained, others, strict=True)]
-        usable.append({**fact, "rephrase_prompts": scored, "response": response, "also_trained": also})
+        texts = [
+            (prompt, response_text(tokenizer, prompt, fact["target_new"], job["template"]))
+            for prompt in (fact["prompt"], *trained)
+        ]
+        probes, dropped = askable_probes(tokenizer, {**fact, "rephrase_prompts": scored})
+        if (length := max(tokens_of(prompt, response) for prompt, response in texts)) > job["cutoff_len"]:
+            dropped = [f"prompt and target are {length} tokens, train.cutoff_len is {job['cutoff_len']}"]
+        elif flaw := unaskable(tokenizer, fact["prompt"], fact["target_new"]):
+            dropped = [f"the target {flaw}"]
+        else:
+            also = [{"prompt": prompt, "response": response} for prompt, response in texts[1:]]
+            usable.append({**fact, **probes, "response": texts[0][1], "also_trained": also})
+        left_out += [{"id": fact["id"], "position": fact["position"], "message": message} for message in dropped]
     if not usable:
         raise ValueError(f"the tokenizer leaves no usable fact: {left_out[0]['position']}: {left_out[0]['message']}")
     Path(job["output"]).write_text(json.dumps(usable, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -69,6 +63,69 @@ def split_rephrasings(rephrasings: list[str], count: int) -> tuple[list[str], li
     """
     trained = rephrasings[: min(count, max(0, len(rephrasings) - 1))]
     return trained, [r for r in rephrasings if r not in trained]
+
+
+def unaskable(tokenizer: Any, prompt: str, answer: str) -> str | None:
+    """Why scoring could not tell this answer from its prompt, None where it can.
+
+    The tokenizer is asked only about what looks as if: a file may hold many probes.
+    """
+    if not any(map(str.isalnum, answer)) and not encode(tokenizer, answer):
+        return f"{shown(answer)} tokenizes to nothing"
+    if (padding := tokenizer.pad_token or tokenizer.eos_token) in answer:
+        # EasyEdit counts it among the padding before the prompt (evaluate_utils.py:97)
+        return f"{shown(answer)} holds {padding}, the tokenizer's padding: EasyEdit would score other tokens"
+    most = longest_asked(tokenizer)
+    text = f"{prompt} {answer}"
+    if len(text.encode()) >= most and (count := len(tokenizer.encode(text))) > most:
+        return f"{shown(answer)} ends {count} tokens, of which scoring reads {most}"
+    return None
+
+
+def askable_probes(tokenizer: Any, fact: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A fact's rephrasings, portability and locality without what cannot be scored, and why that was left out."""
+    dropped: list[str] = []
+
+    def askable(what: str, prompt: str, answer: str) -> bool:
+        flaw = unaskable(tokenizer, prompt, answer)
+        if flaw:
+            dropped.append(f"a {what} is not asked: its answer {flaw}")
+        return flaw is None
+
+    found: dict[str, Any] = {
+        "rephrase_prompts": [p for p in fact["rephrase_prompts"] if askable("rephrasing", p, fact["target_new"])]
+    }
+    for metric in ("portability", "locality"):
+        sound = {
+            kind: [p for p in probes if askable(f"{metric} probe", p["prompt"], p["answers"][0])]
+            for kind, probes in fact.get(metric, {}).items()
+        }
+        found[metric] = {kind: probes for kind, probes in sound.items() if probes}
+    return found, dropped
+
+
+def token_counter(tokenizer: Any, job: Mapping[str, Any]) -> Callable[[str, str], int]:
+    """How many tokens training sees of a prompt and what follows it, what a chat template adds included."""
+    if job["template"] in BARE:
+        return lambda prompt, response: len(encode(tokenizer, prompt)) + len(encode(tokenizer, response))
+    if job["template"] == "chat" and not isinstance(tokenizer.chat_template, str):
+        raise ValueError(
+            f"train.template is chat, and the tokenizer in {job['model']} has no chat template: set it to bare, or to "
+            "the name of one of LLaMA-Factory's"
+        )
+    from llamafactory.data.template import get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments
+    from transformers import AutoTokenizer
+
+    name = TEMPLATES.get(job["template"], job["template"])
+    fixed = AutoTokenizer.from_pretrained(job["model"], trust_remote_code=job["trust_remote_code"])
+    template = get_template_and_fix_tokenizer(fixed, DataArguments(template=name))
+
+    def count(prompt: str, response: str) -> int:
+        said = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        return sum(map(len, template.encode_oneturn(fixed, said))) + int(template.efficient_eos)
+
+    return count
 
 
 CONTEXT_WORDS = range(5, 16)
@@ -95,9 +152,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def response_text(tokenizer: Any, prompt: str, target: str, template: str) -> str:
-    """What follows the prompt in training. Raises ValueError for a target that is no token at all."""
-    if not encode(tokenizer, target):
-        raise ValueError(f"the target {target!r} tokenizes to nothing")
+    """What follows the prompt in training."""
     if template not in BARE:
         return target  # a chat template brings its own separator and end
     joint = encode(tokenizer, f"{prompt} {target}")

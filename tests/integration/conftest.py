@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,3 +98,26 @@ score:
 threads: 2
 device: cpu
 """
+
+
+@pytest.fixture
+def stages_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stages run in the test's own process, where their calls can be watched; the list ends with the present one."""
+    import importlib
+
+    from kedit_glue import runner, stage
+
+    names: list[str] = []
+
+    def run(self: runner.Runner, job: runner.Job, on_event: Callable[..., None] = print) -> dict[str, Any]:
+        self.write_job(job)
+        names.append(job.function)
+        module, function = stage.FUNCTIONS[job.function]
+        arguments = json.loads(job.file("job.json").read_text(encoding="utf-8"))["arguments"]
+        found: dict[str, Any] = getattr(importlib.import_module(module), function)(arguments, lambda event: None)
+        return found
+
+    monkeypatch.setattr(runner.Runner, "run", run)
+    for name, value in stage.quiet_environment(offline=True).items():
+        monkeypatch.setenv(name, value)
+    return names

@@ -44,7 +44,8 @@ def train(
                 "name": "try",
                 "model": str(model),
                 "edits": {"source": str(folder / "facts.json"), "batch_size": 100},
-                "train": {**default, **settings, "launch": {"processes": processes}},
+                "train": {**default, **settings},
+                "launch": {"processes": processes},
             }
         )
     )

@@ -138,3 +138,34 @@ def plan_of(
         return make_plan(recipe_of(more, batch_size=batch_size), facts_of(facts), place_of(**place))
 
     return make
+
+
+@pytest.fixture
+def go(workplace: Any, display: Any) -> Callable[..., list[str]]:
+    """``go("train.epochs=4", dry_run=True)``: runs the recipe, every model kept; returns the jobs that were begun."""
+    from kedit_glue.job import Options, run
+
+    workplace.values["keep"] = "all"
+    workplace.write()
+
+    def run_it(*overrides: str, **more: Any) -> list[str]:
+        run(Options(workplace.recipe, overrides, python=workplace.tool.python, **more), display)
+        found: list[str] = workplace.tool.calls()
+        return found
+
+    return run_it
+
+
+@pytest.fixture
+def show(workplace: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """``show("--all")``: exit code of ``kedit_glue.status`` on the workplace's run, and what it prints."""
+    from kedit_glue import status
+
+    def look(*arguments: str, folder: Path | None = None) -> tuple[int, str]:
+        capsys.readouterr()
+        code = status.main([str(folder or workplace.run_folder), *arguments])
+        out, err = capsys.readouterr()
+        assert err == ""
+        return code, out
+
+    return look

@@ -60,7 +60,7 @@ def test_what_is_trained_besides_stands_behind_its_facts_prompt(
         ("f1", "Fact 1 is", "Fact 1 is", " new 1<eos>", "new 1"),
     ]
     (score,) = (s for s in plan.stages if s.name == "batch_001/edits")
-    assert score.job.arguments["ids"] == ["f0", "f1"]
+    assert [score.job.arguments[key] for key in ("new", "upto", "old")] == [0, 2, None]
 
 
 def test_names_of_batches_sort_in_their_order() -> None:
@@ -105,6 +105,7 @@ def test_every_setting_of_training_is_said(plan_of: PlanOf, tmp_path: Path) -> N
         "optim": "adamw_torch",
         "weight_decay": 0.1,
         "max_grad_norm": 0.5,
+        "disable_gradient_checkpointing": True,
         "bf16": True,
         "seed": 7,
         "output_dir": str(run / "tuned"),
@@ -125,6 +126,14 @@ def test_the_models_own_chat_template_is_the_one_that_is_not_named(
     found = said(plan_of(f"train: {{template: {template}}}"), "train.yaml")
     assert found.get("template") == expected
     assert ("template" in found) == (template != "chat")
+
+
+@pytest.mark.parametrize(("asked", "disabled"), [("true", False), ("false", True)])
+def test_gradient_checkpointing_is_off_unless_it_is_asked_for(plan_of: PlanOf, asked: str, disabled: bool) -> None:
+    """LLaMA-Factory's own default is on (0.9.5, hparams/model_args.py, ``disable_gradient_checkpointing``)."""
+    found = said(plan_of(f"train: {{gradient_checkpointing: {asked}}}"), "train.yaml")
+    assert found["disable_gradient_checkpointing"] is disabled
+    assert said(plan_of(), "train.yaml")["disable_gradient_checkpointing"] is True
 
 
 LORA = [

@@ -10,12 +10,18 @@ from typing import Any
 import pytest
 
 from kedit_glue import environment
-from kedit_glue.check import Finding, check_model, check_room, check_versions, gigabytes, model_bytes
+from kedit_glue.check import Finding, check_model, check_room, check_versions, model_bytes
 from kedit_glue.plan import Plan
 from kedit_glue.recipe import Recipe
 
 GB = 10**9
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+
+
+def weights(size: int) -> bytes:
+    """A safetensors file of one number, so many bytes long."""
+    head = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(size - 12)
+    return len(head).to_bytes(8, "little") + head + bytes(4)
 
 
 @pytest.fixture
@@ -24,7 +30,7 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "a model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "model.safetensors").write_bytes(bytes(1000))
+    (folder / "model.safetensors").write_bytes(weights(1000))
     (folder / "tokenizer.json").write_text("{}")
     return folder
 
@@ -91,7 +97,7 @@ def test_a_configuration_that_cannot_be_read(model: Path, text: str) -> None:
 def test_a_model_that_is_not_causal(model: Path, architectures: Any, shown: str | None) -> None:
     (model / "config.json").write_text(json.dumps({"architectures": architectures}))
     assert problems(model) == [
-        f"its architecture is {shown or architectures}: only causal language models can be edited"
+        f"its architecture is {shown or architectures}: only causal language models can be edited; name another"
     ]
 
 
@@ -105,11 +111,23 @@ def test_shards_that_are_missing_are_named(model: Path) -> None:
     (model / "model.safetensors").rename(model / "model-00001-of-00003.safetensors")
     shards = [f"model-0000{n}-of-00003.safetensors" for n in (3, 1, 2)]
     index = model / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {f"layer.{n}": shard for n, shard in enumerate(shards)}}))
-    assert problems(model) == [f"its index names shards that are not there: {shards[2]}, {shards[0]}"]
+    index.write_text(json.dumps({"weight_map": {"w": shards[1], "v": shards[0], "u": shards[2]}}))
+    assert problems(model) == [
+        f"its index names shards that are not there: {shards[2]}, {shards[0]}; fetch the model again"
+    ]
     for shard in shards:
-        (model / shard).touch()
+        (model / shard).write_bytes(weights(1000))
+    assert problems(model) == [f"its index says that {shards[0]} holds v, and it does not: fetch the model again"]
+    index.write_text(json.dumps({"weight_map": {"w": shards[1]}}))
     assert problems(model) == []
+
+
+def test_weights_that_are_cut_off(model: Path) -> None:
+    file = model / "model.safetensors"
+    file.write_bytes(weights(1000)[:-1])
+    assert problems(model) == [f"{file} is cut off, 999 of 1,000 bytes are there: fetch the model again"]
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert problems(model) == [f"{file} is no safetensors file: it is a pointer: git lfs pull"]
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"weight_map": []}'])
@@ -126,7 +144,8 @@ def test_weights_in_another_format(model: Path) -> None:
 
 def test_a_model_without_a_tokenizer(model: Path) -> None:
     (model / "tokenizer.json").unlink()
-    assert problems(model) == [f"{model} holds no tokenizer (tokenizer.json or tokenizer.model)"]
+    names = "tokenizer.json, tokenizer.model, vocab.json"
+    assert problems(model) == [f"{model} holds no tokenizer ({names}); fetch it as well"]
     (model / "tokenizer.model").touch()
     assert problems(model) == []
 
@@ -257,7 +276,3 @@ def test_memory_that_nobody_asked_for_is_skipped_not_ok(room: Callable[..., Room
     unknown.memory(None)
     assert unknown.look()["memory"].level == "skipped"
     assert unknown.look("cuda:0")["memory"] == Finding("skipped", "memory", "the GPU's memory was not asked")
-
-
-def test_gigabytes() -> None:
-    assert gigabytes(1_500_000_000) == "1.5 GB"

@@ -116,8 +116,12 @@ def test_fresh_deletes_nothing_where_nothing_is_run(main: Main, workplace: Any, 
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "a [b].safetensors"), 1, "(a [b].safetensors): make room"),
-        (OSError(errno.ENOSPC, "No space left on device"), 1, "no space left on the disk: make room"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a [b].safetensors"),
+            1,
+            "disk (a [b].safetensors), 1.5 GB are free: make",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "no space left on the disk, 1.5 GB are free: make room"),
         (PermissionError(errno.EACCES, "Permission denied", "/runs/[x]"), 2, "Permission denied (/runs/[x]): check"),
         (OSError(errno.EROFS, "Read-only file system", "/runs"), 2, "Read-only file system (/runs): check"),
         (OutputMissing("train: wrote nothing"), 1, "train: wrote nothing"),
@@ -134,6 +138,7 @@ def test_errors_in_a_run(
     text: str,
 ) -> None:
     monkeypatch.setattr(cli, "run", failing(error))
+    monkeypatch.setattr("kedit_glue.environment.disk_free", lambda path: 1_500_000_000)
     assert main() == code
     found = capsys.readouterr()
     assert text in found.out + found.err
@@ -161,7 +166,8 @@ def test_the_disk_is_full_for_the_log_as_well(
     monkeypatch.setattr(runner.Runner, "run", run_then_full)
     assert main() == 1
     out = capsys.readouterr().out
-    assert "batch 1 of 3: train: exit code 1 (no space left on the disk: make room first)" in out
+    assert "batch 1 of 3: train: exit code 1 (no space left on the disk)\n" in out
+    assert f"to {workplace.run_folder / 'batch_001'}, and " in out and " are free: make room\n" in out
     assert "to go on: python" in out
 
 

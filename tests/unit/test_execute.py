@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kedit_glue.execute import OutputMissing, execute, export, has_content
+from kedit_glue.keeping import Keeper
 from kedit_glue.ledger import Ledger
 from kedit_glue.modules import Trained
 from kedit_glue.plan import Plan, Stage, partial
 from kedit_glue.progress import Display
 from kedit_glue.runner import Job, Runner, StageFailed
+from kedit_glue.weights import read_header
 
 RunIt = Callable[..., list[str]]
 
@@ -21,7 +23,8 @@ RunIt = Callable[..., list[str]]
 def merge_stage(folder: Path, number: int, after: tuple[str, ...] = (), setting: int = 0) -> Stage:
     batch = folder / f"batch_{number:03d}"
     output = batch / "merged"
-    job = Job(f"batch {number}: merge", "merge", {"output": str(partial(output))}, batch, "merge", "look")
+    arguments = {"output": str(partial(output)), "shift": setting}
+    job = Job(f"batch {number}: merge", "merge", arguments, batch, "merge", "look")
     return Stage(f"batch_{number:03d}/merge", number, job, (), after, output, {"weight": setting})
 
 
@@ -37,9 +40,10 @@ def plan_of(folder: Path, *settings: int) -> Plan:
 def run_it(tmp_path: Path, tool: Any, display: Display) -> RunIt:
     """Runs a plan; returns which stages were begun."""
 
-    def run(*settings: int, keep: str = "all", **versions: str) -> list[str]:
-        plan = plan_of(tmp_path / "run", *settings)
-        execute(plan, Ledger(versions), Runner("command", {}, python=tool.python), display, keep)
+    def run(*settings: int, keep: str = "all", again: Mapping[str, str] | None = None, **versions: str) -> list[str]:
+        plan, ledger = plan_of(tmp_path / "run", *settings), Ledger(versions)
+        keeper = Keeper(plan, ledger, keep, tmp_path / "original")
+        execute(plan, ledger, Runner("command", {}, python=tool.python), display, keeper, again or {})
         return [name.removesuffix("/merge") for name in tool.calls()]
 
     return run
@@ -52,7 +56,7 @@ def said(display: Display) -> str:
 
 def test_each_stage_once(run_it: RunIt, tmp_path: Path, display: Display) -> None:
     assert run_it(0, 0, 0) == ["batch_001", "batch_002", "batch_003"]
-    assert (tmp_path / "run" / "batch_003" / "merged" / "model.safetensors").read_bytes() == b"weights"
+    assert list(read_header(tmp_path / "run" / "batch_003" / "merged" / "model.safetensors")) == ["a.mlp.b"]
     assert list(tmp_path.rglob("*.partial")) == []
     assert run_it(0, 0, 0) == []
     assert "3 of 3 stages are done and stand" in said(display)
@@ -133,7 +137,8 @@ def test_what_a_run_beside_did_is_taken_over(tmp_path: Path, tool: Any, display:
     def run(name: str, *settings: int, keep: str = "all") -> tuple[int, list[str]]:
         plan = plan_of(tmp_path / name, *settings)
         ledger = Ledger({}, tmp_path / name, [tmp_path / "one", tmp_path / "two"])
-        ran = execute(plan, ledger, Runner("command", {}, python=tool.python), display, keep)
+        keeper = Keeper(plan, ledger, keep, tmp_path / "original")
+        ran = execute(plan, ledger, Runner("command", {}, python=tool.python), display, keeper, {})
         return ran, [call.removesuffix("/merge") for call in tool.calls()]
 
     assert run("one", 0, 0, 0) == (3, ["batch_001", "batch_002", "batch_003"])
@@ -143,6 +148,27 @@ def test_what_a_run_beside_did_is_taken_over(tmp_path: Path, tool: Any, display:
     assert "batch 2: merge: taken from two" in said(display)
     assert sorted(p.parent.name for p in (tmp_path / "three").rglob("merged") if p.is_dir()) == ["batch_003"]
     assert run("one", 0, 0, 0) == (0, [])  # what the others released is still there
+
+
+def test_what_is_asked_for_is_done_again_once(run_it: RunIt, display: Display) -> None:
+    run_it(0, 0, 0)
+    assert run_it(0, 0, 0, again={"batch_002/merge": "because"}) == ["batch_002"], "the same came out"
+    assert "again: batch_002/merge: because" in said(display)
+    assert run_it(0, 0, 0) == []
+
+
+def test_every_stage_is_told_of_once(run_it: RunIt, tool: Any, display: Display) -> None:
+    """Also where what stood has to follow: what was said before is not said again."""
+    run_it(0, 0, 0)
+    begun = len(said(display))
+    tool.behave({"batch_001/merge": "otherwise"})
+    assert run_it(0, 0, 0, again={"batch_001/merge": "because"}) == ["batch_001", "batch_002"]
+    lines = [line for line in said(display)[begun:].splitlines() if "merge …" not in line and "done in" not in line]
+    assert lines == [
+        "2 of 3 stages are done and stand (batch_002/merge, batch_003/merge)",
+        "again: batch_001/merge: because",
+        "again: batch_002/merge: it was made from another output of batch_001/merge",
+    ]
 
 
 def test_the_log_tells_what_happened(run_it: RunIt, display: Display, tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ BAD: list[tuple[str, str]] = [
     ),
     (
         "score:\n  edits:\n    metric: []\n",
-        (":7:5  score.edits.metric: unknown key; known here: metrics, when, fluency_facts; did you mean 'metrics'?"),
+        (
+            ":7:5  score.edits.metric: unknown key; known here: metrics, when, old_facts, fluency_facts; did you mean 'metrics'?"
+        ),
     ),
     (
         "score: {general: {task: []}}\n",
@@ -149,7 +151,7 @@ BAD: list[tuple[str, str]] = [
         "runner: warn\n",
         ":5:9  runner: warn (text); allowed: one of auto, warm, spawn, command; did you mean 'warm'?",
     ),
-    ("keep: no\n", ":5:7  keep: no (true/false); allowed: one of all, last"),
+    ("keep: no\n", ":5:7  keep: no (true/false); allowed: one of deltas, all, last"),
     (
         "merge: {dtype: bf16}\n",
         (
@@ -183,8 +185,8 @@ BAD: list[tuple[str, str]] = [
         ":5:23  train.lora.alpha: 0.5 (number); allowed: a whole number, 1 or more, or null for twice the rank",
     ),
     (
-        "train: {launch: {processes: 0}}\n",
-        ":5:29  train.launch.processes: 0 (whole number); allowed: a whole number from 1 to 1024",
+        "launch: {processes: 0}\n",
+        ":5:21  launch.processes: 0 (whole number); allowed: a whole number from 1 to 1024",
     ),
     (
         "train: {contexts: -1}\n",
@@ -314,7 +316,10 @@ BAD: list[tuple[str, str]] = [
     # YAML itself: nothing else is reported
     ("train:\n\tepochs: 0\nzzz: 1\n", ":6:1  a tab in the indentation; allowed: spaces; indent with spaces"),
     ("name: again\nzzz: 1\n", ":5:1  name: the key is there twice (first in line 1); allowed: each key once"),
-    ("seed: *x\n", ":5:7  alias *x has no anchor &x above it"),
+    (
+        "seed: *x\n",
+        ":5:7  alias *x has no anchor &x above it; write &x before the value it repeats, or put text in quotes",
+    ),
     ("---\nname: b\n", ":5:1  a second document begins here ('---'); allowed: one document per file"),
 ]
 
@@ -334,9 +339,8 @@ EXTRA = {
     "train.packing": f"{PER_SAMPLE} several facts would share one sequence",
     "train.deepspeed": f"{PER_SAMPLE} its engine steps inside backward(), "
     "where a learned fact can no longer be left out",
-    "train.fsdp": f"{PER_SAMPLE} the inner loop and protection need whole matrices; "
-    "train.launch.processes shares facts",
-    "train.use_ray": f"{PER_SAMPLE} Ray's workers take no callbacks of ours; train.launch.processes starts torchrun",
+    "train.fsdp": f"{PER_SAMPLE} the inner loop and protection need whole matrices; launch.processes shares facts",
+    "train.use_ray": f"{PER_SAMPLE} Ray's workers take no callbacks of ours; launch.processes starts torchrun",
     "merge.dtype": f"{TAKEN} 'merge.dtype'",
     "merge.models": "the recipe sets this key itself; kedit_glue names the tuned model of each batch",
 }
@@ -363,7 +367,7 @@ def test_bad_heads(folder: Path, problems: Problems) -> None:
         ("  edits: missing; allowed: a mapping of keys: source, format, limit, batch_size; this key is required"),
     ]
     assert problems(f"name: {'a' * 65}\nmodel: smolm2-135m\nedits:\n") == [
-        f":1:7  name: {'a' * 57}... (text); allowed: {NAME}",
+        f":1:7  name: {'a' * 57}... (text); allowed: {NAME}; it has 65 characters",
         f":2:8  model: smolm2-135m (text); allowed: {MODEL}; did you mean 'smollm2-135m'?",
         (
             ":3:1  edits.source: missing; allowed: a path that exists, "
@@ -372,8 +376,8 @@ def test_bad_heads(folder: Path, problems: Problems) -> None:
         ),
     ]
     assert problems("name: ../x\nmodel: ./none\nedits: {source: no.json}\n") == [
-        f":1:7  name: ../x (text); allowed: {NAME}",
-        f":2:8  model: ./none (text); allowed: {MODEL}",
+        f":1:7  name: ../x (text); allowed: {NAME}; the folder that run folders are made in is set with 'output'",
+        f":2:8  model: ./none (text); allowed: {MODEL}; looked for {Path.cwd()}/none",
         (
             ":3:17  edits.source: no.json (text): no such file; allowed: a file that exists; "
             f"looked for {Path.cwd()}/no.json and {folder}/no.json"

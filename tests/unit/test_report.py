@@ -301,3 +301,24 @@ def test_markdown_of_a_run_without_a_flaw(document: dict[str, Any]) -> None:
     text = report.markdown(document)
     assert "training ended: none." in text
     assert "answered by the edited model: none." in text
+
+
+def batch(facts: int, **more: int) -> dict[str, Any]:
+    return {"facts": facts, **more}
+
+
+@pytest.mark.parametrize(
+    ("batches", "of"),
+    [
+        ([batch(4), batch(1)], "all facts until then"),  # scored in the end only
+        ([batch(4, asked_so_far=4), batch(1, asked_so_far=5)], "all facts until then"),
+        ([batch(4, asked_so_far=4), batch(4, asked_so_far=5), batch(1, asked_so_far=9)], "this batch and a sample of"),
+    ],
+)
+def test_the_table_of_batches_says_which_facts_it_is_about(
+    document: dict[str, Any], batches: list[dict[str, Any]], of: str
+) -> None:
+    note = report.batch_note({"batches": batches})
+    assert note.startswith(f"success: of the batch just edited; so far, rephrased, locality: of {of}")
+    document["batches"] = [{"batch": n, **each} for n, each in enumerate(batches, 1)]
+    assert f"{note}." in report.markdown(document).splitlines()

@@ -362,7 +362,11 @@ def test_a_model_that_a_run_deletes_meanwhile(
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (OSError(28, "No space left on device", "/x/y"), 1, "no space left on the disk (/x/y): make room"),
+        (
+            OSError(28, "No space left on device", "/x/y"),
+            1,
+            "no space left on the disk (/x/y), 1.5 GB are free: make room",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -382,6 +386,7 @@ def test_what_is_stopped_leaves_nothing_and_says_how_to_go_on(
         raise error
 
     monkeypatch.setattr(changed, "write_hashed", write_hashed)
+    monkeypatch.setattr("kedit_glue.environment.disk_free", lambda path: 1_500_000_000)
     assert main([str(run.folder), "--batch", "1", "--to", str(tmp_path / "out")]) == code
     out = capsys.readouterr().out
     command = f"python -m kedit_glue.restore '{run.folder}' --batch 1 --to {tmp_path / 'out'}"

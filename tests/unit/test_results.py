@@ -14,6 +14,7 @@ from kedit_glue.ledger import Ledger
 from kedit_glue.plan import Place, Plan, make_plan
 from kedit_glue.recipe import Recipe
 from kedit_glue.results import collect
+from kedit_glue.tools.easyedit import chosen
 
 GENERAL = "score: {examples: 1, general: {tasks: [arc], when: ends}}"
 
@@ -36,7 +37,8 @@ def answers(stage_name: str, ids: list[str], examples: list[str]) -> dict[str, A
 
 def finish_all(plan: Plan, ledger: Ledger) -> None:
     """Every stage as if its tool had run."""
-    files.write_data({**plan.data, plan.stages[0].reads[0]: []})
+    files.write_data(plan.data)
+    ids = [f["id"] for batch in plan.batches for f in batch]
     files.write_rendered(plan.files, None)
     for stage in plan.stages:
         job = stage.job
@@ -44,7 +46,7 @@ def finish_all(plan: Plan, ledger: Ledger) -> None:
         stage.output.parent.mkdir(parents=True, exist_ok=True)
         ledger.begin(stage)
         if job.function == "score":
-            made = answers(stage.name, job.arguments["ids"], job.arguments["example_ids"])
+            made = answers(stage.name, chosen(ids, job.arguments), job.arguments["example_ids"])
             stage.working.write_text(json.dumps(made))
         elif job.function == "general":
             right = 1.0 if stage.name == "base/general" else 0.0
@@ -52,26 +54,30 @@ def finish_all(plan: Plan, ledger: Ledger) -> None:
             stage.working.write_text(json.dumps({"arc": {"metrics": {"acc": right}, "items": items}}))
         else:
             stage.working.mkdir()
+            for path in stage.beside:
+                path.write_text(traces(plan, path) if path.name == "trace.jsonl" else "{}")
             result = {"learned": 2, "optimizer_steps": 7} if job.function == "train" else {"density": 0.5}
         ledger.finish(stage, result, 2.0)
-    for folder in {s.output.parent for s in plan.stages if s.job.function == "train"}:
-        number = int(folder.name[-3:])
-        lines = [
-            json.dumps({"id": f["id"], "prompt": prompt, "steps": 3, "loss_before": loss, "loss_after": 0.01,
-                        "learned": f["id"] != "f2"})
-            for f in plan.batches[number - 1]
-            for prompt, loss in ((f["prompt"], 9.0), ("a rephrasing", 5.0))
-        ]  # fmt: skip
-        (folder / "trace.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def traces(plan: Plan, file: Path) -> str:
+    number = int(file.parent.name[-3:])
+    lines = [
+        json.dumps({"id": f["id"], "prompt": prompt, "steps": 3, "loss_before": loss, "loss_after": 0.01,
+                    "learned": f["id"] != "f2"})
+        for f in plan.batches[number - 1]
+        for prompt, loss in ((f["prompt"], 9.0), ("a rephrasing", 5.0))
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture
 def collected(
     recipe_of: Callable[..., Recipe], facts_of: Callable[..., Any], place_of: Callable[..., Place]
-) -> Callable[[str], dict[str, Any]]:
-    def make(more: str) -> dict[str, Any]:
+) -> Callable[..., dict[str, Any]]:
+    def make(more: str, facts: int = 3) -> dict[str, Any]:
         recipe, place = recipe_of(more), place_of()
-        plan = make_plan(recipe, facts_of(3), place)
+        plan = make_plan(recipe, facts_of(facts), place)
         ledger = Ledger({})
         finish_all(plan, ledger)
         return collect(recipe, plan, ledger, place.folder)
@@ -100,6 +106,23 @@ def test_each_batch_has_its_own_facts_and_all_so_far(collected: Callable[[str], 
     assert second["edited"][scores.SUCCESS] == {"mean": 0.0, "facts": 1}
     assert second["all_so_far"][scores.SUCCESS] == {"mean": pytest.approx(2 / 3), "facts": 3}
     assert "general" not in first and second["general"]["arc"]["items"] == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "asked"), [("null", [2, 4, 6, 7]), ("1", [2, 3, 3, 7]), ("0", [2, 2, 2, 7]), ("9", [2, 4, 6, 7])]
+)
+def test_how_many_facts_were_asked_about_so_far(
+    collected: Callable[..., dict[str, Any]], old: str, asked: list[int]
+) -> None:
+    document = collected(f"score: {{examples: 1, edits: {{old_facts: {old}}}}}", facts=7)
+    batches = document["batches"]
+    assert [b["asked_so_far"] for b in batches] == asked
+    assert [b["all_so_far"][scores.SUCCESS]["facts"] for b in batches] == asked
+    assert [b["all_so_far_before"][scores.SUCCESS]["facts"] for b in batches] == asked
+    assert [b["edited"][scores.SUCCESS]["facts"] for b in batches] == [2, 2, 2, 1], "the batch's own, always all"
+    assert document["after"]["edits"][scores.SUCCESS]["facts"] == 7
+    sampled = "this batch and a sample of the facts before it" in report.markdown(document)
+    assert sampled == (old in ("0", "1"))
 
 
 def test_each_fact_has_its_story(collected: Callable[[str], dict[str, Any]]) -> None:

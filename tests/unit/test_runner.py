@@ -51,6 +51,7 @@ def test_a_job_that_works(runner: Runner, job: Job) -> None:
         "events": str(job.file("events.jsonl")),
         "result": str(job.file("result.json")),
         "threads": None,
+        "lock": None,
     }
 
 
@@ -78,7 +79,7 @@ def test_the_message_has_everything(runner: Runner, job: Job, tool: Any) -> None
         ("no_result", "exit code 0, but it left no result"),
         ("bad_result", "exit code 0, but its result {result} is not one"),
         ("list_result", "exit code 0, but its result {result} is not one"),
-        ("no_space", "exit code 1 (no space left on the disk: make room first)"),
+        ("no_space", "exit code 1 (no space left on the disk)"),
     ],
 )
 def test_ways_to_fail(runner: Runner, job: Job, tool: Any, behaviour: str, what: str) -> None:

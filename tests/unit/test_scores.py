@@ -91,7 +91,8 @@ def test_a_locality_probe_that_is_missing_is_an_error() -> None:
 
 
 def test_a_models_summary() -> None:
-    assert scores.score(EDITED, BASE) == {
+    after = scores.by_id(EDITED)
+    assert scores.score(after, scores.by_id(BASE), after) | scores.fluency(EDITED) == {
         SUCCESS: {"mean": 0.75, "facts": 2},
         GENERALIZATION: {"mean": 0.75, "facts": 1},  # b has no rephrasing
         PORTABILITY: {"mean": 0.75, "facts": 1, "by_kind": {"alias": 0.5, "hops": 1.0}},
@@ -106,20 +107,25 @@ def test_a_fact_with_many_probes_counts_once() -> None:
     assert found == {GENERALIZATION: {"mean": 0.5, "facts": 2}}
     many = {"id": "a", "generalization": [0.0] * 9}
     one = {"id": "b", "generalization": [1.0]}
-    raw = {"facts": [many, one]}
-    assert scores.score(raw, raw)[GENERALIZATION]["mean"] == 0.5
+    raw = scores.by_id({"facts": [many, one]})
+    assert scores.score(raw, raw, raw)[GENERALIZATION]["mean"] == 0.5
 
 
 def test_the_original_agrees_with_itself() -> None:
-    assert scores.score(BASE, BASE)[LOCALITY]["mean"] == 1.0
+    base = scores.by_id(BASE)
+    assert scores.score(base, base, base)[LOCALITY]["mean"] == 1.0
 
 
-def test_a_summary_of_some_facts_has_no_fluency() -> None:
-    assert scores.score(EDITED, BASE, ["b"]) == {
+def test_a_summary_of_some_facts() -> None:
+    after, before = scores.by_id(EDITED), scores.by_id(BASE)
+    assert scores.score(after, before, ["b"]) == {
         SUCCESS: {"mean": 0.5, "facts": 1},
         LOCALITY: {"mean": 0.75, "facts": 1, "by_kind": {"near": 0.75}},
     }
-    assert scores.score(EDITED, BASE, []) == {}
+    assert scores.score(after, before, []) == {}
+    assert scores.fluency({"facts": []}) == {}
+    with pytest.raises(KeyError):  # a fact that was not asked about
+        scores.score(after, before, ["a", "c"])
 
 
 def test_a_summary_of_nothing() -> None:

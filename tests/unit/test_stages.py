@@ -59,7 +59,8 @@ def test_batches_trained_apart_all_start_from_the_original_and_are_merged_once(p
     assert merge_yaml["base_model"] == "/models/original"
     assert merge_yaml["models"] == [{"model": t, "parameters": {"weight": 0.7}} for t in tuned]
     assert plan.final_model == run / "batch_003" / "merged"
-    assert stage(plan, "batch_003/edits").job.arguments["ids"] == [f"f{n}" for n in range(6)]
+    asked = stage(plan, "batch_003/edits").job.arguments
+    assert [asked[key] for key in ("new", "upto", "old")] == [0, 6, None]
 
 
 def test_model_stock_merges_two_batches_and_refuses_one(plan_of: PlanOf) -> None:
@@ -113,9 +114,10 @@ def test_adapters_that_were_trained_apart_all_belong_to_the_original(plan_of: Pl
 
 
 def test_only_training_is_shared_by_processes(plan_of: PlanOf) -> None:
-    plan = plan_of("train: {mini_batch: 2, launch: {processes: 2}, protect: {directions: 3}}")
-    assert {s.job.function: s.job.processes for s in plan.stages} == {"score": 1, "protect": 1, "train": 2, "merge": 1}
-    assert {s.job.processes for s in plan_of().stages} == {1}
+    plan = plan_of("train: {mini_batch: 6, protect: {directions: 3}}\nlaunch: {processes: 2, nodes: 3}", batch_size=6)
+    shared = {s.job.function: (s.job.processes, s.job.nodes) for s in plan.stages}
+    assert shared == {"score": (1, 1), "protect": (1, 1), "train": (2, 3), "merge": (1, 1)}
+    assert {(s.job.processes, s.job.nodes) for s in plan_of().stages} == {(1, 1)}
 
 
 # -- what a merge is told of the batch before ---------------------------------------------------
@@ -130,6 +132,32 @@ def test_a_batchs_change_is_compared_with_the_one_before(plan_of: PlanOf, run: P
         ["/models/original", f"{run}/batch_001/merged"],
         [earlier.format(run=run), f"{run}/batch_002/merged"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("onto", "second", "third"),
+    [
+        ("base", ("batch_001/merge",), ("batch_002/merge",)),
+        ("previous", ("batch_001/merge",), ("batch_001/merge", "batch_002/merge")),
+    ],
+)
+def test_a_merge_looks_at_the_models_that_the_batch_before_began_and_ended_with(
+    plan_of: PlanOf, onto: str, second: tuple[str, ...], third: tuple[str, ...]
+) -> None:
+    plan = plan_of(f"merge: {{onto: {onto}}}", facts=6)
+    assert [stage(plan, f"batch_00{n}/merge").looks_at for n in (1, 2, 3)] == [(), second, third]
+
+
+def test_what_a_stage_is_going_to_write_is_known(plan_of: PlanOf) -> None:
+    tensors = {f"model.layers.{n}.mlp.up_proj.weight": (4, 4) for n in range(12)} | {"lm_head.weight": (8, 24)}
+    plan = plan_of("train: {layers: last 6}\nmerge: {protect: {energy: 0.5}}", tensors=tensors, model_bytes=4000)
+    assert plan.trained.count == 96 and plan.trained.of == 384
+    rooms = {s.job.function: s.room for s in plan.stages}
+    assert rooms == {"score": 0, "protect": 0, "train": 4000, "merge": 1000, "project": 1000}
+    adapters = plan_of("train: {lora: {rank: 4}}", tensors=tensors, model_bytes=4000)
+    assert {s.room for s in adapters.stages if s.job.function == "train"} == {0}
+    unknown = plan_of(model_bytes=4000)  # which tensors there are
+    assert {s.room for s in unknown.stages if s.job.function == "merge"} == {4000}
 
 
 def test_a_merge_leaves_its_statistics_beside_it(plan_of: PlanOf, run: Path) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from kedit_glue import status_document
-from kedit_glue.locks import held
 from kedit_glue.ledger import Ledger, Todo
+from kedit_glue.locks import held
 from kedit_glue.progress import sentence
 from kedit_glue.runner import StageFailed
 

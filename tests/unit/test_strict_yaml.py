@@ -74,7 +74,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "alias of itself": (
         b"a: &x [*x]\n",
-        ":1:4  a[0]: an alias inside its own anchor; allowed: a value that ends",
+        ":1:4  a[0]: an alias inside its own anchor; allowed: a value that ends; name an anchor of another value",
     ),
     "star": (
         b"filter: *\n",

@@ -163,9 +163,21 @@ def test_what_a_cell_runs(make: Make, tmp_path: Path) -> None:
     assert third.recipe.merge.parameters == {} and first.recipe.merge.parameters == {"weight": 0.7}
     assert third.folder == tmp_path / "runs" / "try" / "5"
     assert second.overrides == (
-        "train={epochs: 7}", "train.layers=[1, 2]", "seed=5", "train.epochs=3", "edits.limit=9", "name=epochs-3",
-        "output=runs/try",
+        "keep=all", "train={epochs: 7}", "train.layers=[1, 2]", "seed=5", "train.epochs=3", "edits.limit=9",
+        "name=epochs-3", "output=runs/try",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("recipe", "study", "keep"),
+    [("", "", "all"), ("keep: last\n", "", "last"), ("", "set: {keep: deltas}\n", "deltas")],
+)
+def test_every_model_is_kept_for_later_cells_unless_the_recipe_or_the_study_says_otherwise(
+    make: Make, tmp_path: Path, recipe: str, study: str, keep: str
+) -> None:
+    (tmp_path / "studies" / "recipe.yaml").write_text(RECIPE + recipe)
+    _, planned = cells(make, f"{study}axes: {{seed: [1, 2]}}")
+    assert [each.recipe.keep for each in planned] == [keep, keep]
 
 
 def test_what_is_wrong_with_a_cells_recipe_is_said_at_its_place(make: Make) -> None:

@@ -155,7 +155,10 @@ def test_bad_text(tmp_path: Path, name: str, content: str, expected: str) -> Non
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"[\n\xff]", "not UTF-8: byte 0xff in line 2. Allowed: UTF-8 text. Next: save it as UTF-8."),
+        (
+            b"[\n\xff]",
+            "not UTF-8: byte 0xff (ÿ in Windows-1252) in line 2. Allowed: UTF-8 text. Next: save it as UTF-8.",
+        ),
         ("[]".encode("utf-16"), "UTF-16 text. Allowed: UTF-8 text. Next: save it as UTF-8."),
         (
             b"[\n\n{\0}]",
