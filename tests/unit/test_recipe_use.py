@@ -48,7 +48,8 @@ TOGETHER: list[tuple[str, str]] = [
     ),
     (
         "train: {mini_batch: 6}\nlaunch: {processes: 2, nodes: 2}\n",
-        f":5:9  train.mini_batch: 6, while launch.processes is 2 and launch.nodes 2; allowed: a multiple of 4; {SHARED}",
+        ":5:9  train.mini_batch: 6, while launch.processes is 2 and launch.nodes 2; "
+        f"allowed: a multiple of 4; {SHARED}",
     ),
     ("train: {inner_steps: 4}\n", f":5:9  train.inner_steps: {ONE_STEP}"),
     ("train: {order: breadth, inner_steps: 4}\n", f":5:25  train.inner_steps: {ONE_STEP}"),
