@@ -93,9 +93,12 @@ class Ledger:
 
     def _digest(self, path: Path) -> str:
         """As ``digest``; of a file in the run's folder, without where that folder lies."""
-        if not str(path).startswith(self.here) or path.is_dir():
+        if not str(path).startswith(self.here):
             return digest(path)
-        text = path.read_bytes().replace(os.fsencode(self.here), RUN_FOLDER)
+        try:
+            text = path.read_bytes().replace(os.fsencode(self.here), RUN_FOLDER)
+        except IsADirectoryError:
+            return digest(path)
         return hashlib.sha256(text).hexdigest()[:16]
 
     # -- what is to be done ---------------------------------------------------------------------
