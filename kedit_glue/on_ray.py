@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import socket
 import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +40,7 @@ exit codes: 0 all runs are done, 1 some are not (run again to go on), 2 nothing 
 """
 GIGABYTE = 10**9
 POLL_SECONDS = 0.5
+CONNECT_SECONDS = 10.0
 
 
 @dataclass
@@ -124,22 +127,34 @@ def cannot_ask(recipe: Recipe) -> list[str]:
 
 def connect(address: str) -> Any:
     """The ``ray`` module, connected."""
+    if address.startswith("ray://"):
+        raise CannotStart(
+            f"{address} is Ray Client's address, and this command has to see the folders of the runs: give it on a "
+            "machine of the cluster, with --address auto"
+        )
     # else `uv run` makes Ray copy the current folder, with all runs in it, to every node
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
     except ImportError:
         raise CannotStart("Ray is not installed; install it with: uv sync --extra ray") from None
-    quiet = {} if address.startswith("ray://") else {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, ImportError, ValueError, RuntimeError) as error:
+        answers(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, ImportError, ValueError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise CannotStart(
             f"no Ray cluster at {address} ({first}): start one with `ray start --head`, give the --address of one, or "
             "--address local for this machine alone"
         ) from None
     return ray
+
+
+def answers(address: str) -> None:
+    """Raises OSError where nothing listens at HOST:PORT: Ray itself would ask for minutes, deaf to Ctrl-C."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def no_room(run: Run, nodes: Sequence[Mapping[str, Any]]) -> str | None:
@@ -168,7 +183,8 @@ def follow(ray: Any, runs: Sequence[Run], display: Display) -> None:
                 show(run, [said], display)
             waiting[task.options(**run.asks).remote(run.order)] = run
         while waiting:
-            ended, _ = ray.wait(list(waiting), timeout=POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # not in ray.wait, whose KeyboardInterrupt does not say whether it was SIGTERM
+            ended, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
             for reference in ended:
                 waiting[reference].outcome = result(ray, reference)
             for run in waiting.values():
@@ -250,8 +266,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--address",
         default="auto",
-        help="of the cluster: auto (the default: RAY_ADDRESS, or the one this machine is part of), HOST:PORT, "
-        "ray://HOST:PORT, or local (a cluster of this machine alone, for this command)",
+        help="of the cluster: auto (the default: RAY_ADDRESS, or the one this machine is part of), HOST:PORT, or "
+        "local (a cluster of this machine alone, for this command)",
     )
     return made
 

@@ -58,6 +58,7 @@ TRAIN_EXTRA = {
     "lora_target": "train.modules",
     "cutoff_len": "train.cutoff_len",
     "disable_shuffling": "train.shuffle",
+    "disable_gradient_checkpointing": "train.gradient_checkpointing",
     "report_to": "train.report_to",
     "output_dir": "output",
     "seed": "seed",

@@ -121,10 +121,12 @@ def until_killed(pid: int, after: float, kind: str) -> int | None:
         children = psutil.Process(pid).children()
         for child in children:
             child.kill()
-        return ended(pid) if children else until_killed(pid, 0.05, kind)
-    os.kill(pid, {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}[kind])
+        if not children:
+            return until_killed(pid, 0.05, kind)
+    else:
+        os.kill(pid, {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}[kind])
     code = ended(pid)
-    return None if code == 0 else code
+    return None if code == 0 else code  # what was killed may have been no stage, or one that was through
 
 
 def until_it_speaks(file: Path) -> None:

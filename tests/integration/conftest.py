@@ -97,6 +97,7 @@ score:
   examples: 2
 threads: 2
 device: cpu
+keep: all
 """
 
 

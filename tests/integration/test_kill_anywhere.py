@@ -19,7 +19,7 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 def recipe(recipe_text: str, tmp_path: Path) -> Path:
     text = recipe_text.replace("name: tiny\n", "").replace("epochs: 100", "epochs: 15")
     path = tmp_path / "recipe.yaml"
-    path.write_text(text.replace("threads: 2", "threads: 1"), encoding="utf-8")
+    path.write_text(text.replace("threads: 2", "threads: 1").replace("keep: all\n", ""), encoding="utf-8")
     return path
 
 

@@ -63,6 +63,11 @@ class Cluster:
             cwd=self.folder,
         )
 
+    def hanging(self) -> int:
+        """The process of the stage that hangs, as soon as it does."""
+        file = Path(self.tool.folder) / "hanging.pid"
+        return int(until(lambda: (file.is_file() and file.read_text()) or None, "the stage that hangs"))
+
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
@@ -70,18 +75,27 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]
     from ray.cluster_utils import Cluster as RayCluster
 
     site = tmp_path_factory.mktemp("site")
-    room = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(site))
         patch.setenv("HF_TOKEN", "hf_planted_secret")
-        made = RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, **room})
+        made = RayCluster()
         try:
-            for _ in range(2):
-                made.add_node(num_cpus=1, **room)
+            for cpus in (0, 1, 1):  # the head runs nothing
+                add_node(made, num_cpus=cpus, object_store_memory=80 * 2**20, include_dashboard=False)
             made.wait_for_nodes()
             yield made.address, site
         finally:
             made.shutdown()
+
+
+def add_node(made: Any, **room: Any) -> None:
+    """Ray gives a node 30 s to start, fixed (2.60, _private/node.py:428): a machine that is busy gets a second try."""
+    try:
+        made.add_node(**room)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        made.add_node(**room)
 
 
 @pytest.fixture
@@ -131,8 +145,7 @@ def test_two_runs_finish_though_a_worker_is_killed(cluster: Cluster) -> None:
     one = cluster.recipe("one")
     two = cluster.recipe("two", edits={"source": str(cluster.facts), "batch_size": 6})
     driver = cluster.start(one, two)
-    hanging = cluster.tool.folder / "hanging.pid"
-    stage = int(until(lambda: hanging.read_text() if hanging.is_file() else None, "the stage that hangs") or 0)
+    stage = cluster.hanging()
     before = finished(runs / "one")
     [first] = attempts(runs / "one")
     cluster.tool.behave()
@@ -165,12 +178,13 @@ def test_a_run_that_fails_is_not_tried_again_and_stops_no_other(cluster: Cluster
     assert "one |     ValueError: the tool's own complaint" in said
     assert f"1 of 2 runs failed\n  what was finished stays; to go on: python -m kedit_glue.on_ray {one} {two}" in said
 
-    driver = cluster.start(one)  # an interrupt stops what was handed out
-    cluster.tool.behave({"batch_002/train": "hang"})
-    hanging = cluster.tool.folder / "hanging.pid"
-    stage = int(until(lambda: hanging.read_text() if hanging.is_file() else None, "the stage that hangs") or 0)
-    driver.send_signal(signal.SIGINT)
+
+def test_a_driver_that_is_stopped_stops_its_runs(cluster: Cluster) -> None:
+    cluster.tool.behave({"batch_001/train": "hang"})
+    driver = cluster.start(cluster.recipe("one"))
+    stage = cluster.hanging()
+    driver.send_signal(signal.SIGTERM)
     said = driver.communicate(timeout=60)[0]
-    assert driver.returncode == 130, said
+    assert driver.returncode == 143, said
     assert "interrupted: the runs are stopped" in said
     assert not alive(stage)

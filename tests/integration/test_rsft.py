@@ -35,7 +35,6 @@ def train(
         "epochs": 3,
         "shuffle": False,
         "order": "depth" if settings.get("inner_steps", 1) > 1 else "breadth",
-        "extra": {"disable_gradient_checkpointing": True},
     }
     recipe_file = folder / "try.yaml"
     recipe_file.write_text(

@@ -7,9 +7,11 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,24 @@ def test_without_ray_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert on_ray.main([str(recipe("one"))]) == 2
     assert capsys.readouterr().err == "Ray is not installed; install it with: uv sync --extra ray\n"
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_where_nothing_listens_ray_is_not_even_asked(by_name: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and not listening
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(CannotStart) as refused:
+            on_ray.connect("auto" if by_name else address)
+    given = "auto" if by_name else address
+    assert str(refused.value).startswith(f"no Ray cluster at {given} ([Errno 111] Connection refused): start one with")
+
+
+def test_ray_client_is_refused() -> None:
+    with pytest.raises(CannotStart, match=r"^ray://head:10001 is Ray Client's address, and this command has to see"):
+        on_ray.connect("ray://head:10001")
 
 
 def test_a_recipe_that_cannot_be_used_reaches_no_cluster(
