@@ -1,8 +1,8 @@
 """What a long run's own bookkeeping costs: ``python benchmarks/growth.py [BATCHES …]`` (10 100 1000 10000).
 
-Simulates a run of so many batches of one fact and four stages each, stopped before its last batch, with ``keep:
-deltas``: the real plan, renderer and ledger write its files, records and small outputs; no tool runs. Then a new
-process starts as a resumed run does. A line for each size, in seconds of processor time:
+Simulates a run of so many batches of one fact and four stages each, stopped before its last batch: the real plan,
+renderer and ledger (``keep: deltas``) write its files, records and small outputs; no tool runs. Then a new process
+starts as a resumed run does. A line for each size, in seconds of processor time:
 
     plan    make_plan, with reading the facts
     files   write_data and write_rendered; nothing of what they write has changed
@@ -97,8 +97,7 @@ def start(folder: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     plan = timed(found, "plan", plan_in, folder)
     timed(found, "files", lambda: [files.write_data(plan.data), files.write_rendered(plan.files, None)])
-    ledger = Ledger(VERSIONS, folder)
-    todo = timed(found, "todo", ledger.todo, plan.stages, {}, plan.final_model)
+    todo = timed(found, "todo", (ledger := Ledger(VERSIONS, folder)).todo, plan.stages, {}, plan.final_model)
     pending = [item.stage for item in todo if item.reason is not None]
     assert {stage.batch for stage in pending} == {len(plan.batches)}, "all else stands"
     timed(found, "keep", Keeper(plan, ledger, "deltas", Path("/original")).begin, [s.name for s in pending])

@@ -54,7 +54,7 @@ def prepare() -> None:
 
 def boundaries(at: int | None) -> None:
     """SIGKILL before (``at`` is 2n) or after (2n + 1) the n-th thing that changes the run's folder for good."""
-    from kedit_glue import changed, execute, job, keeping, ledger, records
+    from kedit_glue import changed, execute, job, ledger, records
 
     count, run = 0, os.getpid()
 
@@ -75,7 +75,7 @@ def boundaries(at: int | None) -> None:
         return call
 
     records.write_record = watched(records.write_record)
-    ledger.remove = keeping.remove = watched(ledger.remove)
+    ledger.remove = watched(ledger.remove)
     changed.pack = watched(changed.pack)
     execute.export = job.export = watched(execute.export)
     Path.rename = watched(Path.rename)  # type: ignore[method-assign]

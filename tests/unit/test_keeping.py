@@ -207,6 +207,15 @@ def test_a_run_that_ends_earlier_now_has_its_last_model_whole(done: Done) -> Non
     assert on_disk(workplace) == DELTAS
 
 
+def test_a_run_that_ends_earlier_and_whose_last_model_is_damaged_makes_it_again(done: Done) -> None:
+    workplace = done("deltas")
+    workplace.flip(workplace.run_folder / "batch_002" / "changed" / "files" / SHARD)
+    again = workplace.go("edits.limit=4")
+    assert again == ["setup/prepare", "base/score", *jobs(2), "batch_002/general"]
+    assert workplace.lines("brought") == ["brought back batch_001/merge from its changed tensors"]
+    assert (workplace.run_folder / "batch_002" / "merged" / SHARD).is_file()
+
+
 def test_a_run_that_ends_earlier_and_kept_nothing_makes_its_last_model_again(workplace: Any) -> None:
     keeping(workplace, "last").go("score.edits.when=end", "score.general.when=never")
     again = workplace.go("score.edits.when=end", "score.general.when=never", "edits.limit=4")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from kedit_glue.atomic import write_json
 from kedit_glue.ledger import Ledger, Todo, digest
 from kedit_glue.plan import Plan, Stage
 from kedit_glue.runner import Job
@@ -372,15 +370,6 @@ def test_an_output_gets_its_name_before_the_record_is_written(
     with pytest.raises(KeyboardInterrupt):
         do(ledger, chain, "train")
     assert reasons(ledger, chain)[0] == "not done yet"
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "record.json"
-    write_json(file, {"word": "Łódź"})
-    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError("no space left")))
-    with pytest.raises(OSError, match="no space left"):
-        write_json(file, {"word": "new"})
-    assert json.loads(file.read_text(encoding="utf-8")) == {"word": "Łódź"}
 
 
 def test_every_stage_of_a_plan_has_its_own_record(plan_of: Callable[..., Plan], ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kedit_glue import records
+from kedit_glue.atomic import write_json
 
 RECORD = {
     "stage": "batch_001/train",
@@ -81,6 +82,15 @@ def test_a_record_of_another_kind_is_refused(file: Path) -> None:
     records.write_record(file, {"key": "1", "parts": {}})
     with pytest.raises(ValueError, match="it lacks what a record has"):
         records.read_record(file)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "record.json"
+    write_json(file, {"word": "Łódź"})
+    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space left"):
+        write_json(file, {"word": "new"})
+    assert json.loads(file.read_text(encoding="utf-8")) == {"word": "Łódź"}
 
 
 # -- an output ----------------------------------------------------------------------------------
