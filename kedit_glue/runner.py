@@ -164,7 +164,10 @@ class Runner:
             if job.nodes > 1:
                 environment |= nodes.announce(job.folder.parent, command, log, self.environment)
             return _Command(command, log, environment)
-        process = self._context.Process(target=execute_logged, args=(str(job.file("job.json")), str(log), os.getpid()))
+        environment = dict(os.environ)  # the warm server has that of its own start
+        process = self._context.Process(
+            target=execute_logged, args=(str(job.file("job.json")), str(log), os.getpid(), environment)
+        )
         process.start()
         return _Forked(process)
 

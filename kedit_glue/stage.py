@@ -118,9 +118,11 @@ def execute(job_file: str) -> None:
         write_json(Path(job["result"]), result)
 
 
-def execute_logged(job_file: str, log_file: str, owner: int) -> None:
+def execute_logged(job_file: str, log_file: str, owner: int, environment: Mapping[str, str]) -> None:
     """``execute`` with everything the process prints in its log (the warm runner's target)."""
     die_with_parent(owner)
+    os.environ.clear()
+    os.environ.update(environment)
     let_go_of_the_server()
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):
