@@ -69,7 +69,8 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
     )
     written = options.recipe.read_bytes()  # now: it may lie in the folder that --fresh empties
     folder = Path(recipe.output).resolve() / recipe.name
-    with held(folder), nodes.together(folder, 1 if options.dry_run or options.check else recipe.launch.nodes):
+    machines = 1 if options.dry_run or options.check else recipe.launch.nodes
+    with held(folder, display.say), nodes.together(folder, machines):
         if options.fresh:
             clear(folder)
         display.log, display.events = folder / "log.txt", folder / "events.jsonl"
@@ -343,7 +344,9 @@ def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, disp
     if recipe.train.template not in BARE:
         note = f"facts are trained in the template {recipe.train.template!r} and scored as bare prompts"
         findings.append(check.Finding("warn", "scores", note))
-    findings.append(check.Finding("ok", "data", f"{sum(map(len, plan.batches))} facts in {len(plan.batches)} batches"))
+    count = report.counted(sum(map(len, plan.batches)), "fact", "facts")
+    batches = report.counted(len(plan.batches), "batch", "batches")
+    findings.append(check.Finding("ok", "data", f"{count} in {batches}"))
     for finding in findings:
         if loud or finding.level in ("warn", "fail"):
             display.say(str(finding))

@@ -155,7 +155,7 @@ class Ledger:
         assert record is not None, f"{stage.name} is done"
         if record.get("packed"):
             folder = stage.output.with_name(record["packed"])
-            wrong = (changed.damage(folder) if thorough else None) or _packed_otherwise(folder, record["output"])
+            wrong = (changed.damage(folder) if thorough else None) or made_otherwise(folder, record["output"])
             return f"what was kept of it is damaged: {wrong}" if wrong else None
         if record.get("released"):
             return f"{by} needs its output, which was not kept"
@@ -294,7 +294,7 @@ def _what_changed(parts: Mapping[str, str], before: Mapping[str, str]) -> str:
     return f"changed: {', '.join(sorted(names))}"
 
 
-def _packed_otherwise(folder: Path, output: records.Prints) -> str | None:
+def made_otherwise(folder: Path, output: records.Prints) -> str | None:
     """A file of a sound packed model that is not the one the stage made: it was damaged before it was packed."""
     try:
         files = read_manifest(folder).files

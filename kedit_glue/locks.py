@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -16,11 +16,13 @@ LOCK = ".lock"
 """Held by the run's process, whose number it holds."""
 STAGE_LOCK = ".stage.lock"
 """Held by every process of a stage, as long as it lives."""
+SHORT = 1.0
+"""Seconds that are waited for without a word."""
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The folder is this process's; a dead holder's lock goes with it."""
+def held(folder: Path, say: Callable[[str], None] = print) -> Iterator[None]:
+    """The folder is this process's; a dead holder's lock goes with it. ``say`` tells the user why it takes a while."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as lock:
         try:
@@ -34,24 +36,29 @@ def held(folder: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        wait_for_stages(folder)
+        wait_for_stages(folder, say)
         yield
 
 
-def wait_for_stages(folder: Path, seconds: float = 60.0) -> None:
+def wait_for_stages(folder: Path, say: Callable[[str], None] = print, seconds: float = 60.0) -> None:
     """Until no process of a stage of a run that was killed writes into the folder any more."""
     with (folder / STAGE_LOCK).open("a") as lock:
-        end = time.monotonic() + seconds
+        began = time.monotonic()
+        said = False
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if time.monotonic() > end:
+                waited = time.monotonic() - began
+                if waited > seconds:
                     raise CannotStart(
                         f"{folder}: the run that held it was killed, and a stage of it still works "
                         f"(a process that holds {folder / STAGE_LOCK}): wait for it, or stop it"
                     ) from None
+                if waited > SHORT and not said:
+                    said = True
+                    say(f"waits up to {seconds:.0f} s for a stage of the run that was killed here to end")
                 time.sleep(0.05)
 
 

@@ -8,13 +8,14 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kedit_glue import changed, environment, packed, records
 from kedit_glue.atomic import PARTIAL
 from kedit_glue.keeping import MODELS
+from kedit_glue.ledger import made_otherwise
 from kedit_glue.plan import Stage
 from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display, duration
@@ -32,6 +33,7 @@ models of all batches are there with keep: deltas (the default) and keep: all, w
 
 exit codes: 0 done, 1 the disk is full, 2 no such run or batch, or what was kept of it is damaged, 130 interrupted
 """
+MADE_ANEW = "run the recipe again with --from and the batch's number: it makes the model anew"
 BATCH = re.compile(r"(?:batch_)?(\d{1,9})")
 
 
@@ -87,8 +89,8 @@ class Source:
     folder: Path | None
     """The model, or what is packed of it; None: nothing was kept."""
     is_packed: bool = False
-    hashes: Mapping[str, str] | None = None
-    """Of a whole model's files, where the run recorded them."""
+    output: records.Prints | None = None
+    """What the run recorded of the model's files, the original's excepted."""
     lack: str = ""
     """In a few words why nothing is there."""
 
@@ -103,12 +105,13 @@ def find(stage: Stage, run: OpenRun) -> Source:
     if record is None:
         return Source(None, lack="not done yet")
     if record.get("packed"):
-        return Source(stage.output.with_name(record["packed"]), is_packed=True)
+        folder = stage.output.with_name(record["packed"])
+        return Source(folder, is_packed=True, output=record["output"])
     if record.get("released"):
         return Source(None, lack="not kept")
     if not stage.output.is_dir():
         return Source(None, lack=f"its folder {stage.output.name} is gone")
-    return Source(stage.output, hashes={name: mark for name, (_, _, mark) in record["output"].items()})
+    return Source(stage.output, output=record["output"])
 
 
 def sources(run: OpenRun) -> list[Source]:
@@ -218,12 +221,15 @@ def write(source: Source, run: OpenRun, target: Path) -> tuple[int, int]:
     assert source.folder is not None, "looked at before"
     if source.is_packed:
         manifest = packed.read_manifest(source.folder)
+        if wrong := made_otherwise(source.folder, source.output or {}):
+            raise CannotStart(f"{source.folder}: {wrong}\n  {MADE_ANEW}")
         check_space(manifest.size, target)
         changed.rebuild(source.folder, Path(run.model), target)
         return len(manifest.files), manifest.size
-    names = source.hashes or dict.fromkeys(
-        (file.relative_to(source.folder).as_posix() for file in packed.files_of(source.folder)), ""
-    )
+    if source.output:
+        names = {name: mark for name, (_, _, mark) in source.output.items()}
+    else:
+        names = {file.relative_to(source.folder).as_posix(): "" for file in packed.files_of(source.folder)}
     sizes = {name: (source.folder / name).stat().st_size for name in names}
     check_space(sum(sizes.values()), target)
     with changed.whole_folder(target) as aside:
@@ -232,10 +238,7 @@ def write(source: Source, run: OpenRun, target: Path) -> tuple[int, int]:
             at = file.stat()
             found = changed.write_hashed(aside / name, changed.chunks_of(b"", [(file, 0, at.st_size)]))
             if mark and found != mark:
-                raise CannotStart(
-                    f"{file} is not what the run made: changed from outside, or damaged\n"
-                    "  run the recipe again with --from and the batch's number: it makes the model anew"
-                )
+                raise CannotStart(f"{file} is not what the run made: changed from outside, or damaged\n  {MADE_ANEW}")
             os.utime(aside / name, ns=(at.st_mtime_ns, at.st_mtime_ns))
     return len(names), sum(sizes.values())
 

@@ -104,7 +104,8 @@ def totals(document: Mapping[str, Any]) -> list[str]:
     return [
         f"{total['batches_done']} of {counted(total['batches'], 'batch', 'batches')} done, "
         f"{total['stages_done']} of {counted(total['stages'], 'stage', 'stages')}; "
-        f"{total['facts_learned']} of {counted(trained, 'fact', 'facts')} trained learned, {total['facts']} in all",
+        f"{total['facts_learned']} of {counted(trained, 'trained fact', 'trained facts')} learned, "
+        f"{total['facts']} in all",
         f"{duration(total['seconds'])} spent in stages{left}; "
         f"{size(total['bytes'])} on the disk{shared}, {size(total['bytes_free'])} free",
     ]

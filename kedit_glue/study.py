@@ -62,7 +62,7 @@ def run_study(arguments: argparse.Namespace, display: Display) -> int:
             study.write()
         study.show(display)
         return 0
-    with held(folder):
+    with held(folder, display.say):
         study.run(arguments.fresh, display)
     study.show(display)
     if study.causes:

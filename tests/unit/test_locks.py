@@ -144,9 +144,12 @@ def test_a_stage_that_still_works_is_waited_for(tmp_path: Path, monkeypatch: pyt
             assert len(waited) == 3
 
 
-def test_a_stage_that_does_not_end_is_named(tmp_path: Path) -> None:
+def test_a_stage_that_does_not_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(locks, "SHORT", 0.0)
     with another_process(tmp_path / STAGE_LOCK, "LOCK_SH"), pytest.raises(CannotStart) as caught:
-        wait_for_stages(tmp_path, 0.1)
+        wait_for_stages(tmp_path, said.append, seconds=0.2)
+    assert said == ["waits up to 0 s for a stage of the run that was killed here to end"]
     assert str(caught.value) == (
         f"{tmp_path}: the run that held it was killed, and a stage of it still works "
         f"(a process that holds {tmp_path / STAGE_LOCK}): wait for it, or stop it"
@@ -156,8 +159,8 @@ def test_a_stage_that_does_not_end_is_named(tmp_path: Path) -> None:
 def test_several_processes_of_a_stage_hold_it_together(tmp_path: Path) -> None:
     lock = tmp_path / STAGE_LOCK
     with stage.alive(str(lock)), another_process(lock, "LOCK_SH"), pytest.raises(CannotStart):
-        wait_for_stages(tmp_path, 0)
-    wait_for_stages(tmp_path, 0)
+        wait_for_stages(tmp_path, seconds=0)
+    wait_for_stages(tmp_path, seconds=0)
 
 
 def test_a_job_without_a_run_holds_nothing() -> None:
@@ -188,7 +191,7 @@ def test_a_stages_process_dies_with_its_run(workplace: Any) -> None:
             child = int(hanging.read_text())
             assert is_alive(child)
             with pytest.raises(CannotStart):
-                wait_for_stages(workplace.run_folder, 0)
+                wait_for_stages(workplace.run_folder, seconds=0)
         finally:
             process.kill()
     until(lambda: not is_alive(child), "the stage's process is gone")
@@ -234,7 +237,7 @@ def test_a_stages_process_dies_with_its_run_in_every_mode(tmp_path: Path, mode: 
             assert process.poll() is None, process.stderr and process.stderr.read()
             child = int(hanging.read_text())
             with pytest.raises(CannotStart):
-                wait_for_stages(tmp_path, 0)
+                wait_for_stages(tmp_path, seconds=0)
             process.send_signal(number)
             process.wait(PATIENCE)
         finally:

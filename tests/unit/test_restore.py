@@ -331,6 +331,15 @@ def test_a_packed_model_that_is_damaged(run: Run, ask: Callable[..., str]) -> No
     assert ask("1", code=2) == f"batch 1 of 4: {manifest} is missing\n{remedy}"
 
 
+def test_a_model_that_was_damaged_before_it_was_packed(run: Run, ask: Callable[..., str]) -> None:
+    """The packed folder is sound by its own hashes; the record of what the stage made tells."""
+    run.done(1)
+    shard = run.merge(1).output / SHARD
+    shard.write_bytes(shard.read_bytes().replace(b"0001", b"0666"))
+    run.pack(1)
+    assert f"batch_001/changed: {SHARD} holds something else than the stage made\n" in ask("1", code=2)
+
+
 def test_another_original_is_named(run: Run, ask: Callable[..., str]) -> None:
     run.done(1)
     run.pack(1)

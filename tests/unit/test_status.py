@@ -75,7 +75,7 @@ def test_a_run_that_is_done(workplace: Any, go: Go, show: Show) -> None:
     assert row(out, "original")[:7] == ["original", "-", "-", "-", "-", "done", "done"]
     assert row(out, "1")[:7] == ["1", "2", "2", "done", "done", "done", "-"]
     assert row(out, "3")[:7] == ["3", "2", "2", "done", "done", "done", "done"]
-    assert "3 of 3 batches done, 12 of 12 stages; 6 of 6 facts trained learned, 6 in all\n" in out
+    assert "3 of 3 batches done, 12 of 12 stages; 6 of 6 trained facts learned, 6 in all\n" in out
     assert "to be done" not in out and "left" not in out
     assert out.endswith(f"\neverything is done; report: {folder}/report.md\n")
 
@@ -101,7 +101,7 @@ def test_a_run_that_failed(workplace: Any, go: Go, show: Show) -> None:
         "  batch_003/edits    waiting",
         "  batch_003/general  waiting",
     ]
-    assert "1 of 3 batches done, 6 of 12 stages; 4 of 4 facts trained learned, 6 in all\n" in out
+    assert "1 of 3 batches done, 6 of 12 stages; 4 of 4 trained facts learned, 6 in all\n" in out
     assert re.search(r"spent in stages, about \d+ s left; ", out)
     command = "python -m kedit_glue.run try.yaml --set train.epochs=4"
     assert out.endswith(f"\nto go on: {command}\n")
