@@ -48,6 +48,8 @@ def train_yaml(recipe: Recipe, place: Place, number: int, facts: int, model: str
         "seed": recipe.seed,
         "finetuning_type": "lora" if train.lora.rank else "freeze",
     }
+    if recipe.launch.deepspeed:
+        must_say["deepspeed"] = recipe.launch.deepspeed
     if train.report_to:
         must_say["report_to"] = list(train.report_to)
     lora_alpha = train.lora.alpha or 2 * train.lora.rank
@@ -71,6 +73,7 @@ def train_yaml(recipe: Recipe, place: Place, number: int, facts: int, model: str
             "template": TEMPLATES.get(train.template, train.template),
             "per_device": each,
             "processes": recipe.launch.everyone,
+            "deepspeed": recipe.launch.deepspeed,
             "dataset_dir": str(folder),
             "output_dir": str(folder / "tuned"),
             "cpu": place.device == "cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,16 @@ def check_trackers(names: Sequence[str], settings: Mapping[str, str]) -> list[Fi
     missing = [Finding("fail", "trackers", message) for message in trackers.missing(names)]
     login = trackers.no_login(names, settings)
     return missing + ([Finding("warn", "trackers", login)] if login else [])
+
+
+def check_deepspeed(file: str | None) -> list[Finding]:
+    """``launch.deepspeed``: whether DeepSpeed is installed where it is asked for."""
+    if file is None or importlib.util.find_spec("deepspeed"):
+        return []
+    install = (
+        "launch.deepspeed asks for it and it is not installed; uv sync --extra deepspeed, or pip install deepspeed"
+    )
+    return [Finding("fail", "deepspeed", install)]
 
 
 def model_bytes(folder: Path) -> int:

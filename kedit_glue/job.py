@@ -340,6 +340,7 @@ def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, disp
     else:
         findings.append(check.Finding("skipped", "model", f"{model} is not here yet"))
     findings += check.check_trackers(recipe.train.report_to, os.environ)
+    findings += check.check_deepspeed(recipe.launch.deepspeed)
     findings.append(check.Finding("ok", "trained", str(plan.trained)))
     if recipe.train.template not in BARE:
         note = f"facts are trained in the template {recipe.train.template!r} and scored as bare prompts"

@@ -182,6 +182,7 @@ class _Builder:
         rsft_yaml = batch_files.rsft_yaml(recipe, self.place, number, self.trained, directions)
         self.files += [train_yaml, rsft_yaml]
         output = folder / "tuned"
+        engine = [Path(recipe.launch.deepspeed)] if recipe.launch.deepspeed else []
         job = Job(
             f"{title}: train",
             "train",
@@ -206,7 +207,7 @@ class _Builder:
             name,
             number,
             job,
-            [train_yaml.path, rsft_yaml.path, folder / "edits.json"],
+            [train_yaml.path, rsft_yaml.path, folder / "edits.json", *engine],
             output,
             after=[self.made_by, made_by],
             beside=(folder / "trace.jsonl",),

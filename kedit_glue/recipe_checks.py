@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedit_glue.corpus import FILES as CORPUS_FILES
+from kedit_glue.deepspeed_file import file_problem
 from kedit_glue.models import HUB_ID, PACKAGED, ModelError, kind_of, layer_count
 from kedit_glue.problems import did_you_mean
 from kedit_glue.recipe_errors import Draft, allowed_for
@@ -64,6 +65,7 @@ TRAIN_EXTRA = {
     "seed": "seed",
     "data_seed": "seed",
     "use_cpu": "device",
+    "deepspeed": "launch.deepspeed",
 }
 TRAIN_EXTRA_NEVER = {
     "stage": "R-SFT is supervised fine-tuning (stage: sft)",
@@ -75,7 +77,6 @@ TRAIN_EXTRA_NEVER = {
     "gradient_accumulation_steps": f"{PER_SAMPLE}: an optimizer step would wait for later samples",
     "packing": f"{PER_SAMPLE}: several facts would share one sequence",
     "neat_packing": f"{PER_SAMPLE}: several facts would share one sequence",
-    "deepspeed": f"{PER_SAMPLE}: its engine steps inside backward(), where a learned fact can no longer be left out",
     "fsdp": f"{PER_SAMPLE}: the inner loop and protection need whole matrices; launch.processes shares facts",
     "use_ray": f"{PER_SAMPLE}: Ray's workers take no callbacks of ours; launch.processes starts torchrun",
     "adapter_name_or_path": "each batch trains an adapter of its own",
@@ -105,6 +106,7 @@ MERGE_EXTRA = {
 PATHS: tuple[tuple[KeyPath, str], ...] = (
     (("edits", "source"), "file"),
     (("merge", "file"), "file"),
+    (("launch", "deepspeed"), "file"),
     (("score", "general", "include_path"), "folder"),
     (("templates",), "folder"),
 )
@@ -241,6 +243,12 @@ def _check_training(recipe: Recipe, draft: Draft) -> None:
         found += f" and launch.nodes {launch.nodes}" if launch.nodes > 1 else ""
         allowed = f"a multiple of {launch.everyone}"
         draft.add(("train", "mini_batch"), found, allowed, "the processes share each mini-batch evenly")
+    if launch.deepspeed is not None and draft.sound(("launch",)):
+        at = ("launch", "deepspeed")
+        if launch.everyone == 1:
+            draft.add(at, "set, while launch.processes is 1", "launch.processes: 2 or more, or no deepspeed")
+        elif problem := file_problem(Path(launch.deepspeed)):
+            draft.add(at, problem, "a configuration that R-SFT can train with, such as recipes/deepspeed/zero2.json")
     if draft.sound(("train", "order"), ("train", "inner_steps")) and train.inner_steps is not None:
         at = ("train", "inner_steps")
         if train.order == "breadth" and train.inner_steps > 1:

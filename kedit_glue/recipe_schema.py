@@ -143,6 +143,11 @@ class Launch(Section):
     nodes: int = _whole(
         1, "On how many machines, each told NODE_RANK, MASTER_ADDR and MASTER_PORT, training runs together", 1, 1024
     )
+    deepspeed: str | None = _text(
+        None,
+        "A DeepSpeed configuration (ZeRO 0 to 2) for training by several processes",
+        f"a JSON file that exists, {WORKING_FOLDERS}, or null for torch's own DistributedDataParallel",
+    )
     ray: Ray = Field(default_factory=Ray, description="What the run asks a Ray cluster for (kedit_glue.on_ray).")
 
     @property

@@ -34,6 +34,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from kedit_glue import zero
+from kedit_glue.deepspeed_file import file_problem
 from kedit_glue.tools import Emit
 
 IGNORED = -100
@@ -116,12 +118,10 @@ def refuse(args: Any) -> None:
     """ValueError, before the first step, for ways to train that the loops cannot work with."""
     if args.gradient_accumulation_steps != 1:
         raise ValueError("R-SFT stops sample by sample: gradient_accumulation_steps must be 1")
-    for name in ("deepspeed", "fsdp"):
-        if getattr(args, name, None):
-            raise ValueError(
-                f"R-SFT cannot train with {name}: it steps or shards where a learned sample can no longer be left "
-                "out; use launch.processes"
-            )
+    if getattr(args, "fsdp", None):
+        raise ValueError("R-SFT cannot train with fsdp, which shards the matrices; use launch.processes")
+    if args.deepspeed and (found := file_problem(Path(args.deepspeed))):
+        raise ValueError(f"R-SFT cannot train with {args.deepspeed}: {found}")
 
 
 # -- several processes ----------------------------------------------------------------------------
@@ -175,6 +175,8 @@ class RSFT(TrainerCallback):
         self.mine: list[bool] = []
         """Of this process's samples of the current mini-batch, which count: not met before."""
         self.wrapped: Any = None
+        self.zero: zero.Zero | None = None
+        """DeepSpeed's engine, where it trains."""
         self.hooked = False
         self.protection: Any = None
         self.steps = 0
@@ -192,7 +194,7 @@ class RSFT(TrainerCallback):
         total = sum(p.numel() for p in model.parameters())
         self.emit({"event": "trainable", "parameters": count, "of": total, "tensors": len(names), "first": names[0]})
 
-    def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):  # type: ignore[no-untyped-def]
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, train_dataloader=None, **kwargs):  # type: ignore[no-untyped-def]
         refuse(args)
         dataset = train_dataloader.dataset
         if len(dataset) != len(self.traces):
@@ -207,6 +209,8 @@ class RSFT(TrainerCallback):
             from kedit_glue.protection import Protection
 
             self.protection = Protection(model, self.settings.protect)
+        if args.deepspeed:
+            self.zero = zero.Zero(model, optimizer, lambda: not any(self.active))
         model.register_forward_hook(self._replace_loss, with_kwargs=True)
         self.hooked = True
         self.started = time.monotonic()
@@ -243,7 +247,7 @@ class RSFT(TrainerCallback):
         self.inputs = kwargs
         losses = sample_losses(output.logits, kwargs["labels"])
         self.losses = losses.detach()
-        self.wrapped = active_wrapper()
+        self.wrapped = self.zero.wrapper() if self.zero else active_wrapper()
         mine = self._agree(self._rows(), self.losses.tolist())
         count = sum(self.active)
         if count == 0 and self.wrapped is None:
@@ -293,7 +297,13 @@ class RSFT(TrainerCallback):
             optimizer.zero_grad(set_to_none=True)
 
     def on_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if self.protection is not None and any(self.active):
+        if any(self.active):
+            self._protect()
+
+    def _protect(self) -> None:
+        if self.protection is not None and self.zero:
+            self.zero.change(self.protection.apply)
+        elif self.protection is not None:
             self.protection.apply()
 
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):  # type: ignore[no-untyped-def]
@@ -304,16 +314,12 @@ class RSFT(TrainerCallback):
                 output = model(**self.inputs)
                 if not any(self.active):
                     break
-                output.loss.backward()
-                if args.max_grad_norm and args.max_grad_norm > 0:
-                    torch.nn.utils.clip_grad_norm_(
-                        [p for p in model.parameters() if p.grad is not None], args.max_grad_norm
-                    )
                 self._count_step()
-                optimizer.step()
-                if self.protection is not None:
-                    self.protection.apply()
-                optimizer.zero_grad(set_to_none=True)
+                if self.zero:
+                    self.zero.step(output.loss)
+                else:
+                    self._step(args, model, optimizer, output.loss)
+                self._protect()
         self.emit(
             {
                 "event": "step",
@@ -327,6 +333,13 @@ class RSFT(TrainerCallback):
                 "of": state.max_steps,
             }
         )
+
+    def _step(self, args: Any, model: Any, optimizer: Any, loss: torch.Tensor) -> None:
+        loss.backward()
+        if args.max_grad_norm and args.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], args.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     def _rows(self) -> list[int]:
         """Which samples of the data set this process's mini-batch holds."""

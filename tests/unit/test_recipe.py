@@ -338,8 +338,7 @@ EXTRA = {
     "train.adapter_name_or_path": f"{NEVER} each batch trains an adapter of its own",
     "train.use_dora": f"{NEVER} mergekit merges LoRA's form only",
     "train.packing": f"{PER_SAMPLE} several facts would share one sequence",
-    "train.deepspeed": f"{PER_SAMPLE} its engine steps inside backward(), "
-    "where a learned fact can no longer be left out",
+    "train.deepspeed": f"{TAKEN} 'launch.deepspeed'",
     "train.fsdp": f"{PER_SAMPLE} the inner loop and protection need whole matrices; launch.processes shares facts",
     "train.use_ray": f"{PER_SAMPLE} Ray's workers take no callbacks of ours; launch.processes starts torchrun",
     "merge.dtype": f"{TAKEN} 'merge.dtype'",
