@@ -6,9 +6,21 @@
 
 from __future__ import annotations
 
-from kedit_glue.facts.edit import Edit, FactSet, Probe, Unusable
+from kedit_glue.facts.edit import Aim, Edit, FactSet, Probe, Unusable
 from kedit_glue.facts.errors import FactsError
 from kedit_glue.facts.loading import FORMATS, load
-from kedit_glue.facts.report import summary
+from kedit_glue.facts.report import Counts, counts, summary
 
-__all__ = ["FORMATS", "Edit", "FactSet", "FactsError", "Probe", "Unusable", "load", "summary"]
+__all__ = [
+    "FORMATS",
+    "Aim",
+    "Counts",
+    "Edit",
+    "FactSet",
+    "FactsError",
+    "Probe",
+    "Unusable",
+    "counts",
+    "load",
+    "summary",
+]

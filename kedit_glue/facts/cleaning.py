@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,8 +17,12 @@ def folded(text: str) -> str:
 
 
 def number_of(position: str) -> int:
-    """12 for ``record 12``, 7 for ``line 7``."""
-    return int(position.rpartition(" ")[2])
+    """12 for ``record 12`` and for ``record 12, rewrite 2``, 7 for ``line 7``."""
+    return numbers_of(position)[0]
+
+
+def numbers_of(position: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", position)]
 
 
 def clean(parsed: Iterable[Parsed]) -> tuple[list[Edit], list[Unusable]]:
@@ -55,13 +60,14 @@ def with_sound_subject(edit: Edit) -> tuple[Edit, list[Unusable]]:
 
 
 def with_ids(edits: Sequence[Edit]) -> list[Edit]:
-    """The records' own ids where they are unique, else ``fact-0012`` by the position."""
+    """The records' own ids where they are unique, else ``fact-0012`` or ``fact-0012-2`` by the position."""
     counts = Counter(edit.id for edit in edits)
     own = {edit.id for edit in edits if edit.id and counts[edit.id] == 1}
     named = []
     for edit in edits:
         if edit.id not in own:
-            name = f"fact-{number_of(edit.position):04d}"
+            first, *inner = numbers_of(edit.position)
+            name = "-".join([f"fact-{first:04d}", *map(str, inner)])
             while name in own:
                 name += "x"
             edit = replace(edit, id=name)

@@ -18,12 +18,17 @@ NEEDS = {
     "zsre": ("src", "alt"),
     "wikibigedit": ("prompt", "target_new", "subject", "rephrase_prompt", "locality_prompt"),
     "qaedit": ("prompt", "target", "rephrase", "locality"),
+    "mquake": ("requested_rewrite", "questions", "new_answer"),
+    "rippleedits": ("edit",),
     "records": ("prompt", "target_new"),
 }
 OTHER_NEEDS = {
-    "knowedit": "a portability or locality object; or text, labels (WikiBio)",
-    "counterfact": "or requested_rewrite (ROME)",
+    "knowedit": "a portability or locality object; or text, labels (WikiBio); or ent, pos, neg (ConvSent); or one "
+    "object with K_F, K_R or success, locality (Sanitation)",
+    "counterfact": "or requested_rewrite, an object (ROME)",
     "wikibigedit": "or update, ans",
+    "mquake": "requested_rewrite being a list",
+    "rippleedits": "an object with prompt; and Relation_Specificity, Logical_Generalization …",
 }
 
 
@@ -43,7 +48,7 @@ def is_wikibigedit(raw: Record) -> bool:
 def is_knowedit(raw: Record) -> bool:
     probes = (raw.get("portability"), raw.get("locality"))
     edit = has(raw, "prompt", "target_new") and any(isinstance(found, Mapping) for found in probes)
-    return edit or (has(raw, "text", "labels") and "prompt" not in raw)
+    return edit or ("prompt" not in raw and (has(raw, "text", "labels") or has(raw, "ent", "pos", "neg")))
 
 
 def is_qaedit(raw: Record) -> bool:
@@ -51,7 +56,14 @@ def is_qaedit(raw: Record) -> bool:
     return has(raw, "prompt", "target") and "target_new" not in raw and any(key in raw for key in marks)
 
 
+def is_rippleedits(raw: Record) -> bool:
+    edit = raw.get("edit")
+    return isinstance(edit, Mapping) and "prompt" in edit
+
+
 TESTS: tuple[tuple[str, Callable[[Record], bool]], ...] = (
+    ("mquake", lambda raw: isinstance(raw.get("requested_rewrite"), list)),
+    ("rippleedits", is_rippleedits),
     ("counterfact", is_counterfact),
     ("wikibigedit", is_wikibigedit),
     ("zsre", lambda raw: has(raw, "src", "alt")),

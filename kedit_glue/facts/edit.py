@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+Aim = Literal["modification", "insertion", "erasure", "sentiment"]
+"""What an edit is for, in KnowEdit's terms; it says how success is scored.
+
+``modification`` and ``insertion`` (of what no model could know) teach ``target_new``; ``erasure`` withholds
+``ground_truth``, with ``target_new`` as what is said instead; ``sentiment`` sets the sentiment about ``subject``.
+"""
 
 
 @dataclass(frozen=True)
@@ -15,6 +23,13 @@ class Probe:
 
     prompt: str
     answers: tuple[str, ...]
+    also: tuple[tuple[str, ...], ...] = ()
+    """What a full answer names besides, each with its aliases: the siblings after the first (RippleEdits)."""
+    test: str = ""
+    """Probes of the same kind with the same name here are one test, unique in the file; empty: a test of its own.
+    It is passed by any of its probes; with kind ``Single_Hop`` (MQuAKE) by all of them."""
+    conditions: tuple[Probe, ...] = ()
+    """What the model must answer rightly before the edit for the probe to count (RippleEdits)."""
 
 
 def _no_probes() -> Mapping[str, tuple[Probe, ...]]:
@@ -39,7 +54,11 @@ class Edit:
     portability: Mapping[str, tuple[Probe, ...]] = field(default_factory=_no_probes)
     locality: Mapping[str, tuple[Probe, ...]] = field(default_factory=_no_probes)
     position: str = ""
-    """Where the record stands in its file: ``record 12`` or ``line 7``."""
+    """Where the record stands in its file: ``record 12``, ``line 7``, ``record 3, rewrite 2``, ``K_F 5``."""
+    aim: Aim = "modification"
+    responses: Mapping[str, tuple[Probe, ...]] = field(default_factory=_no_probes)
+    """With aim ``sentiment``: questions about ``subject``, each with one response whose likelihood is compared, under
+    ``Wanted`` (of the sentiment that ``target_new`` has) and ``Opposite``; both have some. Else empty."""
 
 
 @dataclass(frozen=True)
@@ -64,4 +83,4 @@ class FactSet:
     format: str
     records_read: int
     source: str = ""
-    """The name of the file."""
+    """The name of the file, or of both files (Sanitation's)."""

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from kedit_glue.facts import counterfact, knowedit, qaedit, reading, records, table, wikibigedit, zsre
+from kedit_glue.facts import (
+    counterfact,
+    knowedit,
+    mquake,
+    qaedit,
+    reading,
+    records,
+    rippleedits,
+    sanitation,
+    table,
+    wikibigedit,
+    zsre,
+)
 from kedit_glue.facts.cleaning import clean, number_of
 from kedit_glue.facts.detect import detect
-from kedit_glue.facts.edit import FactSet, Unusable
+from kedit_glue.facts.edit import Edit, FactSet, Unusable
 from kedit_glue.facts.errors import BadRecord, FactsError, nearest, refused, shown
 from kedit_glue.facts.fields import BAD_RECORD, Parsed, Record, described, trimmed, unwritable
 from kedit_glue.facts.report import reasons
@@ -19,6 +33,8 @@ PARSERS: Mapping[str, Callable[[Record, str], Parsed]] = {
     "zsre": zsre.to_edit,
     "wikibigedit": wikibigedit.to_edit,
     "qaedit": qaedit.to_edit,
+    "mquake": mquake.to_edit,
+    "rippleedits": rippleedits.to_edit,
     "records": records.to_edit,
     "csv": table.to_edit,
 }
@@ -37,48 +53,85 @@ def load(path: Path, format: str = "auto", limit: int | None = None) -> FactSet:
         raise FactsError(f"{path}: unknown format {shown(format)}. Allowed: auto, {', '.join(FORMATS)}. Next: {todo}")
     if limit is not None and limit < 1:
         raise refused(path, f"limit {limit}", "a limit of 1 or more, or none", "raise it or leave it out")
-    found, raws = read(path, format)
-    if found == "auto":
-        objects = [raw.value for raw in raws if isinstance(raw.value, dict)]
-        found = detect(path, objects) if objects else "records"
+    file = read(path, format)
 
     parsed: list[Parsed] = []
     broken: list[Unusable] = []
-    for raw in raws:
-        outcome = parse(raw, found)
+    for raw in file.raws:
+        outcome = parse(raw, file.format)
         if isinstance(outcome, Unusable):
             broken.append(outcome)
         else:
             parsed.append(outcome)
     edits, others = clean(parsed)
-    unusable = tuple(sorted(broken + others, key=lambda item: number_of(item.position)))
     if not edits:
-        raise nothing_sound(path, found, unusable, len(raws))
-    return FactSet(tuple(edits[:limit]), unusable, found, len(raws), source=path.name)
+        raise nothing_sound(path, file.format, in_order(broken + others), file.records)
+    edits, unasked = file.finish(edits)
+    unusable = in_order(broken + others + unasked)
+    return FactSet(tuple(edits[:limit]), unusable, file.format, file.records, source=file.source)
 
 
-def read(path: Path, format: str) -> tuple[str, list[reading.Raw]]:
-    """The raw records, and ``csv`` where the file is a table, else ``format`` as it was given."""
+def in_order(unusable: Sequence[Unusable]) -> tuple[Unusable, ...]:
+    return tuple(sorted(unusable, key=lambda item: number_of(item.position)))
+
+
+Finish = Callable[[Sequence[Edit]], tuple[list[Edit], list[Unusable]]]
+
+
+def as_they_are(edits: Sequence[Edit]) -> tuple[list[Edit], list[Unusable]]:
+    return list(edits), []
+
+
+@dataclass(frozen=True)
+class File:
+    """What a file holds, before any record is looked into."""
+
+    format: str
+    raws: list[reading.Raw]
+    """Each becomes at most one edit."""
+    records: int
+    source: str
+    finish: Finish = as_they_are
+    """Gives the sound edits what only the whole file tells."""
+
+
+def read(path: Path, format: str) -> File:
     text = reading.text_of(path)
     suffix = path.suffix.lower()
     if format == "csv" or (format == "auto" and suffix in reading.TABLES):
         header, rows = reading.csv_table(path, text)
         if error := table.header_error(path, header):
             raise error
-        return "csv", rows
+        return File("csv", rows, len(rows), path.name)
     if suffix in reading.TABLES:
         raise refused(path, f"a {suffix} file, to be read as {format}", ".json or .jsonl for it", "use format csv")
     start = text.lstrip()[0]
     if suffix in reading.LISTS or (suffix not in reading.LINES and start == "["):
-        return format, reading.json_list(path, text)
+        value = reading.json_value(path, text)
+        if format in ("auto", "knowedit") and sanitation.is_sanitation(value):
+            both = sanitation.sanitation(path, value)
+            return File("knowedit", both.raws, len(both.raws), both.source, both.hang)
+        return of_records(path, format, reading.json_list(path, value))
     if suffix in reading.LINES or start == "{":
-        return format, reading.json_lines(path, text)
+        return of_records(path, format, reading.json_lines(path, text))
     raise refused(
         path,
         f"neither JSON nor a table: it begins with {shown(text.lstrip()[:20])}",
         reading.EXTENSIONS,
         "give the file the extension of what it holds",
     )
+
+
+def of_records(path: Path, format: str, raws: list[reading.Raw]) -> File:
+    if format == "auto":
+        objects = [raw.value for raw in raws if isinstance(raw.value, dict)]
+        format = detect(path, objects) if objects else "records"
+    if format == "mquake":
+        rewrites, cases = mquake.cases(raws)
+        return File(format, rewrites, len(raws), path.name, partial(mquake.hang, cases))
+    if format == "knowedit":
+        return File(format, raws, len(raws), path.name, lambda edits: (knowedit.finished(edits, path.name), []))
+    return File(format, raws, len(raws), path.name)
 
 
 def parse(raw: reading.Raw, format: str) -> Parsed | Unusable:

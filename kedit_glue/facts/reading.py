@@ -71,9 +71,9 @@ def not_utf8(data: bytes, at: int) -> tuple[str, str]:
     return f"{found}, while other lines are UTF-8", f"write {lines} in UTF-8 as well"
 
 
-def json_list(path: Path, text: str) -> list[Raw]:
+def json_value(path: Path, text: str) -> object:
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise refused(
             path,
@@ -85,6 +85,9 @@ def json_list(path: Path, text: str) -> list[Raw]:
         raise refused(path, "lists or objects nested too deep", "a list of records", "name another file") from None
     except ValueError as error:
         raise refused(path, f"not readable JSON ({error})", "a list of records", "correct that value") from None
+
+
+def json_list(path: Path, value: object) -> list[Raw]:
     if isinstance(value, dict):
         raise refused(
             path,

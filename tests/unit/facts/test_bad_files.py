@@ -12,11 +12,15 @@ from kedit_glue.facts import FORMATS, FactsError, load
 
 GOOD = '{"prompt": "p", "target_new": "t"}'
 NEEDS = (
-    "knowedit: prompt, target_new (a portability or locality object; or text, labels (WikiBio)); "
-    "counterfact: prompt, target_new, locality_prompt, ground_truth (or requested_rewrite (ROME)); "
+    "knowedit: prompt, target_new (a portability or locality object; or text, labels (WikiBio); or ent, pos, neg "
+    "(ConvSent); or one object with K_F, K_R or success, locality (Sanitation)); "
+    "counterfact: prompt, target_new, locality_prompt, ground_truth (or requested_rewrite, an object (ROME)); "
     "zsre: src, alt; "
     "wikibigedit: prompt, target_new, subject, rephrase_prompt, locality_prompt (or update, ans); "
-    "qaedit: prompt, target, rephrase, locality; records: prompt, target_new"
+    "qaedit: prompt, target, rephrase, locality; "
+    "mquake: requested_rewrite, questions, new_answer (requested_rewrite being a list); "
+    "rippleedits: edit (an object with prompt; and Relation_Specificity, Logical_Generalization …); "
+    "records: prompt, target_new"
 )
 COLUMNS = (
     "columns prompt, target_new, id, case_id, subject, ground_truth, rephrase_prompt, locality_prompt, "
@@ -104,6 +108,21 @@ def message(path: Path, **options: object) -> str:
             "Next: correct these, or name the right format.",
         ),
         (
+            "a.json",
+            '{"K_F": [{"question": "q", "target_new": " "}, 7], "K_R": []}',
+            "read as knowedit, none of its 2 records can be used: 1 empty field (K_F 1: target_new holds only white "
+            "space); 1 bad record (K_F 2: a number (7), not an object with named fields). "
+            "Allowed: records with a prompt and a new target, both of them text. "
+            "Next: correct these, or name the right format.",
+        ),
+        (
+            "a.json",
+            '{"K_F": {}, "locality": []}',
+            "one JSON object (keys: 'K_F', 'locality') where a list of records should be. "
+            "Allowed: a JSON list of records, [{…}, {…}]. "
+            "Next: save the list itself, not an object around it.",
+        ),
+        (
             "a.csv",
             "promt,target_new\np,t\n",
             f"line 1: unknown column 'promt' (column 1). Allowed: {COLUMNS}. Next: rename it to prompt.",
@@ -182,7 +201,7 @@ def test_bad_path(tmp_path: Path) -> None:
 def test_bad_options(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(f"[{GOOD}]", encoding="utf-8")
-    allowed = "Allowed: auto, knowedit, counterfact, zsre, wikibigedit, qaedit, records, csv."
+    allowed = "Allowed: auto, knowedit, counterfact, zsre, wikibigedit, qaedit, mquake, rippleedits, records, csv."
     assert message(path, format="zrse") == f"unknown format 'zrse'. {allowed} Next: did you mean 'zsre'?"
     assert message(path, format="?") == f"unknown format '?'. {allowed} Next: name one of these"
     expected = "limit 0. Allowed: a limit of 1 or more, or none. Next: raise it or leave it out."
@@ -227,4 +246,6 @@ def test_broken_first_records_do_not_hide_the_format(tmp_path: Path) -> None:
 
 
 def test_formats() -> None:
-    assert FORMATS == ("knowedit", "counterfact", "zsre", "wikibigedit", "qaedit", "records", "csv")
+    assert FORMATS == (
+        "knowedit", "counterfact", "zsre", "wikibigedit", "qaedit", "mquake", "rippleedits", "records", "csv",
+    )  # fmt: skip

@@ -76,6 +76,26 @@ def test_unusable_record(tmp_path: Path, raw: Any, kind: str, message: str) -> N
         ("qaedit", {"prompt": "q", "target": " "}, "empty field", "target holds only white space"),
         ("wikibigedit", {"update": "q", "ans": ""}, "empty field", "ans is empty"),
         ("knowedit", {"text": "q", "labels": []}, "bad record", "labels is a list of 0, not a string"),
+        ("knowedit", {"ent": "", "pos": ["a"], "neg": ["b"]}, "empty field", "ent is empty"),
+        ("knowedit", {"ent": "e", "pos": ["a"], "neg": [" "]}, "empty field", "neg holds no response"),
+        ("knowedit", {"ent": "e", "pos": "a", "neg": ["b"]}, "empty field", "pos holds no response"),
+        ("knowedit", {"question": "q"}, "missing field", "no target_new (found: 'question')"),
+        ("mquake", {"requested_rewrite": []}, "bad record", "requested_rewrite is a list of 0, not a list of objects"),
+        ("mquake", {}, "bad record", "requested_rewrite is null, not a list of objects"),
+        ("rippleedits", {"edit": "X is Y."}, "bad record", "edit is a string, not an object with prompt"),
+        ("rippleedits", {"edit": {}}, "missing field", "no prompt (found: none)"),
+        (
+            "rippleedits",
+            {"edit": {"prompt": "Bo wed Cy."}},
+            "bad record",
+            "where the target begins in 'Bo wed Cy.' cannot be told",
+        ),
+        (
+            "rippleedits",
+            {"edit": {"prompt": "The pet of Bo is "}},
+            "bad record",
+            "where the target begins in 'The pet of Bo is' cannot be told",
+        ),
         (
             "counterfact",
             {"requested_rewrite": []},
@@ -103,11 +123,13 @@ def test_unusable_record(tmp_path: Path, raw: Any, kind: str, message: str) -> N
     ],
 )
 def test_unusable_record_of_a_format(tmp_path: Path, format: str, raw: dict[str, Any], kind: str, message: str) -> None:
-    sound = {
-        "prompt": "p", "target_new": "t", "target": "t", "src": "p", "alt": "t",
+    sound: dict[str, Any] = {
+        "prompt": "p", "target_new": "t", "target": "t", "src": "p", "alt": "t", "edit": {"prompt": "The pet is Rex."},
     }  # fmt: skip
+    if format == "mquake":
+        sound = {"requested_rewrite": [{"prompt": "{} is", "subject": "s", "target_new": "t"}]}
     facts = load_records(tmp_path, sound, raw, format=format)
-    assert facts.unusable == (Unusable("record 2", kind, message),)
+    assert [item for item in facts.unusable if item.whole_record] == [Unusable("record 2", kind, message)]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +217,24 @@ def test_limit_counts_sound_edits(tmp_path: Path) -> None:
     assert [edit.position for edit in facts.edits] == ["record 1", "record 4", "record 5"]
     assert facts.records_read == 8
     assert len(load_records(tmp_path, *records, limit=100).edits) == 6
+
+
+@pytest.mark.parametrize(
+    ("portability", "message"),
+    [
+        ([], "portability is a list of 0, not an object with New Question and New Answer"),
+        (
+            {"Recalled Relation": "(a, b, c)"},
+            "portability is an object, not an object with New Question and New Answer",
+        ),
+        ({"New Question": "q"}, "New Answer holds no answer"),
+        ({"New Question": " ", "New Answer": "a"}, "New Question holds only white space"),
+    ],
+)
+def test_bad_hop_leaves_the_zsre_record(tmp_path: Path, portability: Any, message: str) -> None:
+    facts = load_records(tmp_path, {"src": "q", "alt": "a", "portability": portability})
+    assert (len(facts.edits), facts.edits[0].portability) == (1, {})
+    assert facts.unusable == (Unusable("record 1", "bad probe", message, whole_record=False),)
 
 
 @pytest.mark.parametrize(

@@ -156,27 +156,58 @@ def test_counterfact_rome(tmp_path: Path) -> None:
     }
 
 
+ZSRE = {
+    "subject": "Elbonia City",
+    "src": "Who governs Elbonia City?",
+    "pred": "Zed",
+    "alt": "Ada Quill",
+    "answers": ["Bo Finch", "Finch"],
+    "rephrase": "Who is mayor of Elbonia City?",
+    "loc": "nq question: who wrote nq question: the book",
+    "loc_ans": "Dee Moss",
+}
+
+
 def test_zsre(tmp_path: Path) -> None:
-    facts = load_records(
-        tmp_path,
-        {
-            "subject": "Elbonia City",
-            "src": "Who governs Elbonia City?",
-            "pred": "Zed",
-            "alt": " Ada Quill",
-            "answers": ["Bo Finch", "Finch"],
-            "rephrase": "Who is mayor of Elbonia City?",
-            "loc": "nq question: who wrote nq question: the book",
-            "loc_ans": "Dee Moss",
-            "cond": "Zed >> Ada Quill || Who governs Elbonia City?",
-        },
-    )
+    more = {"alt": " Ada Quill", "cond": "Zed >> Ada Quill || Who governs Elbonia City?"}
+    facts = load_records(tmp_path, ZSRE | more)
     (edit,) = facts.edits
     assert facts.format == "zsre"
     assert (edit.prompt, edit.target_new) == ("Who governs Elbonia City?", "Ada Quill")
     assert edit.ground_truth == "Bo Finch"
     assert edit.rephrase_prompts == ("Who is mayor of Elbonia City?",)
     assert edit.locality == {"Unrelated": (Probe("who wrote nq question: the book", ("Dee Moss",)),)}
+
+
+@pytest.mark.parametrize(
+    "more", [{"cond": "Zed >> Ada || q"}, {}, {"portability": {}}], ids=["ROME", "no cond", "none"]
+)
+def test_zsre_without_another_hop(tmp_path: Path, more: dict[str, Any]) -> None:
+    facts = load_records(tmp_path, ZSRE | more)
+    assert (facts.format, facts.edits[0].portability, facts.unusable) == ("zsre", {}, ())
+
+
+def test_zsre_with_another_hop(tmp_path: Path) -> None:
+    hop = {
+        "Recalled Relation": "(Ada Quill, trade, baker)",
+        "New Question": "What trade has the one who governs Elbonia City?",
+        "New Answer": "Baker",
+    }
+    facts = load_records(tmp_path, ZSRE | {"portability": hop})
+    (edit,) = facts.edits
+    assert (facts.format, facts.unusable) == ("zsre", ())
+    assert (edit.prompt, edit.target_new) == ("Who governs Elbonia City?", "Ada Quill")
+    assert edit.portability == {"One_Hop": (Probe(hop["New Question"], ("Baker",)),)}
+    assert set(edit.locality) == {"Unrelated"}
+
+
+def test_zsre_of_knowedit(tmp_path: Path) -> None:
+    """It has KnowEdit's keys, beside MEND's ``cond``."""
+    probes = {"Relation_Specificity": [{"prompt": "It lies in", "ground_truth": "Elbonia"}]}
+    raw = EDIT | {"rephrase_prompt": "Who governs it?", "ground_truth": "Bo", "cond": "Bo >> Ada", "locality": probes}
+    facts = load_records(tmp_path, raw | {"portability": {"Reasoning": []}})
+    assert facts.format == "knowedit"
+    assert facts.edits[0].rephrase_prompts == ("Who governs it?",)
 
 
 FLAT = {"subject": "Elbonia City", "rephrase_prompt": "Who governs it?"}

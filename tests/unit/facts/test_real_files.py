@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kedit_glue.facts import FactsError, Unusable, load
+from kedit_glue.facts import FactsError, Unusable, counts, load
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
@@ -34,6 +34,9 @@ def test_sample(name: str, format: str, read: int, sound: int, kind: str, probes
     assert facts == load(path, format)
     assert load(path, limit=40).edits == facts.edits[:40]
     assert len({edit.id for edit in facts.edits}) == sound
+    found = counts(facts)
+    assert (found.facts, found.rephrasings, found.portability) == (sound, sound, {})
+    assert (found.locality, found.aims) == ({kind: probes * sound}, {"modification": sound})
     for edit in facts.edits:
         assert edit.prompt and edit.prompt == edit.prompt.strip()
         assert edit.target_new and edit.target_new == edit.target_new.strip()
