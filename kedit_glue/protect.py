@@ -11,7 +11,7 @@ from typing import Any
 
 from kedit_glue import environment, models, modules
 from kedit_glue.atomic import new_folder
-from kedit_glue.job import run_job
+from kedit_glue.located import run_job
 from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
 from kedit_glue.recipe_schema import Train

@@ -108,6 +108,7 @@ PATHS: tuple[tuple[KeyPath, str], ...] = (
     (("merge", "file"), "file"),
     (("launch", "deepspeed"), "file"),
     (("score", "general", "include_path"), "folder"),
+    (("score", "edits", "easyedit"), "folder"),
     (("templates",), "folder"),
 )
 """Keys whose path must exist, and what it must be."""

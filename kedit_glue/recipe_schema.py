@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from kedit_glue.models import PACKAGED
+from kedit_glue.recipe_keys import WORKING_FOLDERS, Section, key, number, switch, text, whole
+from kedit_glue.recipe_score import Score
 from kedit_glue.recipe_values import check_layers, check_modules, check_parameters, check_pattern, no_repeats
 
-Metric = Literal["edit_success", "generalization", "portability", "locality", "fluency"]
-METRICS: tuple[Metric, ...] = ("edit_success", "generalization", "portability", "locality", "fluency")
+FactFormat = Literal[
+    "auto", "knowedit", "counterfact", "zsre", "wikibigedit", "qaedit", "mquake", "rippleedits", "records", "csv"
+]
 Tracker = Literal[
     "tensorboard",
     "wandb",
@@ -41,77 +44,46 @@ INSTEAD = {
     ("merge", "file"): ("method", "parameters", "dtype", "extra"),
 }
 """A key that is null by default -> the keys of its section that it takes the place of."""
-WORKING_FOLDERS = "relative to the current folder or to the recipe's"
-
-Texts = tuple[Annotated[str, Field(strict=True, min_length=1)], ...]
-
-
-def _key(default: Any, about: str, allowed: str, example: Any = None, **rules: Any) -> Any:
-    """A key with its one-sentence description; ``allowed`` is also what an error message names."""
-    extra = {"allowed": allowed, "example": example}
-    return Field(default, description=f"{about}: {allowed}.", json_schema_extra=extra, **rules)
-
-
-def _whole(default: int | None, about: str, low: int, high: int | None = None, null: str = "all of them") -> Any:
-    allowed = f"a whole number from {low} to {high}" if high is not None else f"a whole number, {low} or more"
-    allowed += f", or null for {null}" if default is None else ""
-    return _key(default, about, allowed, strict=True, ge=low, le=high)
-
-
-def _number(default: float | None, about: str, allowed: str, **rules: Any) -> Any:
-    return _key(default, about, allowed, strict=True, allow_inf_nan=False, **rules)
-
-
-def _switch(default: bool, about: str) -> Any:
-    return _key(default, about, "true or false", strict=True)
-
-
-def _text(default: Any, about: str, allowed: str, example: Any = None, **rules: Any) -> Any:
-    return _key(default, about, allowed, example, **{"strict": True, "min_length": 1, **rules})
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Edits(Section):
-    source: str = _text(
+    source: str = text(
         ..., "The file that holds the facts", f"a path that exists, {WORKING_FOLDERS}", "data/facts.json"
     )
-    format: Literal["auto", "knowedit", "counterfact", "zsre", "wikibigedit", "qaedit", "records", "csv"] = _key(
+    format: FactFormat = key(
         "auto",
         "The form the facts are in; auto looks at the file",
-        "one of auto, knowedit, counterfact, zsre, wikibigedit, qaedit, records, csv",
+        "one of auto, knowedit, counterfact, zsre, wikibigedit, qaedit, mquake, rippleedits, records, csv",
     )
-    limit: int | None = _whole(None, "How many facts of the file are used, from its beginning", 1)
-    batch_size: int = _whole(10, "How many facts are edited together, with one training and one merge", 1)
+    limit: int | None = whole(None, "How many facts of the file are used, from its beginning", 1)
+    batch_size: int = whole(10, "How many facts are edited together, with one training and one merge", 1)
 
 
 class Protect(Section):
     """Which input directions a change is kept out of; on as soon as one of the first three is set."""
 
-    directions: int = _whole(
+    directions: int = whole(
         0, "How many input directions, the ones general text uses most, each trained matrix keeps unchanged", 0, 100000
     )
-    energy: float = _number(
+    energy: float = number(
         0.0,
         "Instead of a number, the share of the inputs' energy on general text that the directions hold",
         "a number from 0 to below 1",
         ge=0,
         lt=1,
     )
-    strength: float | None = _number(
+    strength: float | None = number(
         None,
         "Soft protection, which shrinks the change by strength / (strength + eigenvalue / mean eigenvalue)",
         "a number above 0, or null to drop it altogether",
         gt=0,
     )
-    corpus: str | None = _text(
+    corpus: str | None = text(
         None,
         "The general text that the directions come from (.jsonl, .json, .txt or a data set of the hub)",
         f"a file that exists, {WORKING_FOLDERS}, a hub id owner/name, or null for the text that is shipped",
     )
-    texts: int | None = _whole(None, "How many texts of it are used, from its beginning", 1)
+    texts: int | None = whole(None, "How many texts of it are used, from its beginning", 1)
 
     @property
     def on(self) -> bool:
@@ -119,31 +91,31 @@ class Protect(Section):
 
 
 class Lora(Section):
-    rank: int = _whole(
+    rank: int = whole(
         0, "The rank of LoRA adapters that are trained instead of the matrices themselves (0: none)", 0, 1024
     )
-    alpha: int | None = _whole(None, "LoRA's scale, divided by the rank", 1, null="twice the rank")
+    alpha: int | None = whole(None, "LoRA's scale, divided by the rank", 1, null="twice the rank")
 
 
 class Ray(Section):
     """What ``kedit_glue.on_ray`` asks a cluster for; a plain run does not read it."""
 
-    cpus: int = _whole(1, "How many CPU cores of a machine the run takes", 1, 1024)
-    gpus: int = _whole(0, "How many GPUs of a machine the run takes", 0, 1024)
-    memory_gb: float | None = _number(
+    cpus: int = whole(1, "How many CPU cores of a machine the run takes", 1, 1024)
+    gpus: int = whole(0, "How many GPUs of a machine the run takes", 0, 1024)
+    memory_gb: float | None = number(
         None, "How much memory of a machine the run takes, in GB", "a number above 0, or null to leave it open", gt=0
     )
-    retries: int = _whole(3, "How many times the run is taken up again after its worker or machine was lost", 0, 100)
+    retries: int = whole(3, "How many times the run is taken up again after its worker or machine was lost", 0, 100)
 
 
 class Launch(Section):
-    processes: int = _whole(
+    processes: int = whole(
         1, "How many processes of a machine share each mini-batch in training (torchrun; one a GPU)", 1, 1024
     )
-    nodes: int = _whole(
+    nodes: int = whole(
         1, "On how many machines, each told NODE_RANK, MASTER_ADDR and MASTER_PORT, training runs together", 1, 1024
     )
-    deepspeed: str | None = _text(
+    deepspeed: str | None = text(
         None,
         "A DeepSpeed configuration (ZeRO 0 to 2) for training by several processes",
         f"a JSON file that exists, {WORKING_FOLDERS}, or null for torch's own DistributedDataParallel",
@@ -157,88 +129,88 @@ class Launch(Section):
 
 
 class Train(Section):
-    from_: Literal["previous", "base"] = _key(
+    from_: Literal["previous", "base"] = key(
         "previous",
         "What each batch is trained from, the model that the batch before left or the unedited model",
         "one of previous, base",
         alias="from",
     )
-    modules: Annotated[tuple[str, ...], BeforeValidator(check_modules)] = _key(
+    modules: Annotated[tuple[str, ...], BeforeValidator(check_modules)] = key(
         ("mlp",),
         "Which feed-forward modules or matrices are trained, such as mlp, down_proj, gate_proj or c_fc",
         "one name or a list of names of letters, digits and '_'",
     )
-    layers: Annotated[str | tuple[int | str, ...], BeforeValidator(check_layers)] = _key(
+    layers: Annotated[str | tuple[int | str, ...], BeforeValidator(check_layers)] = key(
         "all", "Which layers are trained", LAYERS
     )
-    parameters: Annotated[str | None, BeforeValidator(check_pattern)] = _text(
+    parameters: Annotated[str | None, BeforeValidator(check_pattern)] = text(
         None,
         "Instead of modules and layers, what is trained by the parameters' own names",
         "a regular expression that is searched for in each name, or null",
     )
     lora: Lora = Field(default_factory=Lora, description="Adapters instead of the matrices, for little memory.")
-    order: Literal["breadth", "depth"] = _key(
+    order: Literal["breadth", "depth"] = key(
         "breadth",
         "Whether a mini-batch gets one optimizer step an epoch, or inner_steps in a row before the next (the paper's)",
         "one of breadth, depth",
     )
-    epochs: int = _whole(20, "How many times at most training goes over an edit batch, in epochs", 1, 1000)
-    mini_batch: int = _whole(1, "How many facts one optimizer step takes", 1, 1024)
-    inner_steps: int | None = _whole(
+    epochs: int = whole(20, "How many times at most training goes over an edit batch, in epochs", 1, 1000)
+    mini_batch: int = whole(1, "How many facts one optimizer step takes", 1, 1024)
+    inner_steps: int | None = whole(
         None,
         "At most so many optimizer steps in a row on one sample or mini-batch",
         1,
         1000,
         null="1 in breadth, 10 in depth",
     )
-    loss_threshold: float = _number(
+    loss_threshold: float = number(
         0.05,
         "A fact whose loss, in nats per target token, is under this gets no update (0: none is left alone)",
         "a number, 0 or more",
         ge=0,
     )
-    learning_rate: float = _number(
+    learning_rate: float = number(
         1e-4, "The optimizer's step size, without unit", "a number above 0 up to 1", gt=0, le=1
     )
-    weight_decay: float = _number(
+    weight_decay: float = number(
         0.0,
         "AdamW's weight decay per step, relative to the learning rate",
         "a number from 0 to 1",
         ge=0,
         le=1,
     )
-    max_grad_norm: float = _number(
+    max_grad_norm: float = number(
         1.0,
         "Gradients with a larger Euclidean norm are scaled down to it (0: never)",
         "a number, 0 or more",
         ge=0,
     )
-    precision: Literal["fp32", "bf16"] = _key("fp32", "The number format of training", "one of fp32, bf16")
-    gradient_checkpointing: bool = _switch(
+    precision: Literal["fp32", "bf16"] = key("fp32", "The number format of training", "one of fp32, bf16")
+    gradient_checkpointing: bool = switch(
         False, "Whether activations are computed a second time instead of kept, a quarter slower in less memory"
     )
-    template: str = _text(
+    template: str = text(
         "bare",
         "How a fact is put, the prompt alone or as a question in a chat",
         "bare, chat (the model's own chat template), or the name of one of LLaMA-Factory's",
     )
-    cutoff_len: int = _whole(256, "The longest prompt with its target, in tokens", 16, 131072)
-    rephrasings: int = _whole(
+    cutoff_len: int = whole(256, "The longest prompt with its target, in tokens", 16, 131072)
+    rephrasings: int = whole(
         0, "How many of a fact's rephrasings are trained on as well; scoring asks only the others", 0, 1000
     )
-    contexts: int = _whole(
+    contexts: int = whole(
         0, "Behind how many short unrelated sentences a fact's prompt is trained on as well, one at a time", 0, 1000
     )
-    shuffle: bool = _switch(True, "Whether each epoch takes the facts in a new order")
+    shuffle: bool = switch(True, "Whether each epoch takes the facts in a new order")
     protect: Protect = Field(
         default_factory=Protect, description="What training leaves as it is, to keep what the model knows."
     )
-    report_to: Annotated[tuple[Tracker, ...], BeforeValidator(no_repeats)] = _key(
+    report_to: Annotated[tuple[Tracker, ...], BeforeValidator(no_repeats)] = key(
         (),
         "Trackers that training reports to, one run over all batches",
         "a list of tensorboard, wandb or others that transformers knows",
     )
-    extra: dict[str, Any] = _key(
+    extra: dict[str, Any] = key(
         {}, "LLaMA-Factory's own further keys, passed on verbatim", "a mapping of keys that no key here sets"
     )
 
@@ -249,19 +221,19 @@ class Train(Section):
 
 
 class Merge(Section):
-    method: str = _text("task_arithmetic", "mergekit's merge method", "the name of a method of mergekit")
-    onto: Literal["base", "previous"] = _key(
+    method: str = text("task_arithmetic", "mergekit's merge method", "the name of a method of mergekit")
+    onto: Literal["base", "previous"] = key(
         "base",
         "What each tuned model is merged with, the unedited model or the previous batch's result",
         "one of base, previous",
     )
-    when: Literal["each", "end"] = _key(
+    when: Literal["each", "end"] = key(
         "each", "Whether a merge follows each batch or only the last", "one of each, end"
     )
-    parameters: Annotated[dict[str, Any], BeforeValidator(check_parameters)] = _key(
+    parameters: Annotated[dict[str, Any], BeforeValidator(check_parameters)] = key(
         {"weight": 0.7}, "mergekit's parameters of the method, by its names", PARAMETERS
     )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = _key(
+    dtype: Literal["float32", "bfloat16", "float16"] | None = key(
         None,
         "The number format of the merged model",
         "one of float32, bfloat16, float16, or null for the model's own",
@@ -269,89 +241,52 @@ class Merge(Section):
     protect: Protect = Field(
         default_factory=Protect, description="As train.protect, but applied to the change that the merge leaves."
     )
-    file: str | None = _text(
+    file: str | None = text(
         None,
         "A merge YAML of your own in place of method and parameters, its models named original, previous and tuned",
         f"a file that exists, {WORKING_FOLDERS}, or null",
     )
-    extra: dict[str, Any] = _key(
+    extra: dict[str, Any] = key(
         {}, "mergekit's own further keys, passed on verbatim", "a mapping of keys that no key here sets"
     )
-
-
-class ScoreEdits(Section):
-    metrics: Annotated[tuple[Metric, ...], BeforeValidator(no_repeats)] = _key(
-        METRICS, "What is measured of the edits", f"a list of {', '.join(METRICS)}, each at most once"
-    )
-    when: Literal["each", "end"] = _key(
-        "each", "Whether edits are scored after each batch or only after the last", "one of each, end"
-    )
-    old_facts: int | None = _whole(
-        None, "Of how many facts of earlier batches, drawn anew each time, scoring asks again; after the last of all", 0
-    )
-    fluency_facts: int = _whole(10, "For how many facts text is generated to measure fluency", 0, 100000)
-
-
-class ScoreGeneral(Section):
-    tasks: Annotated[Texts, BeforeValidator(no_repeats)] = _key(
-        (), "lm-eval's tasks that measure what the model knows besides the edits", "a list of task names"
-    )
-    include_path: str | None = _text(
-        None, "A folder with lm-eval tasks of your own", f"a folder that exists, {WORKING_FOLDERS}, or null"
-    )
-    limit: int | None = _whole(None, "How many items of each task are used", 1)
-    batch_size: int = _whole(8, "How many items lm-eval hands to the model at once", 1)
-    when: Literal["ends", "each", "never"] = _key(
-        "ends",
-        "Whether the tasks run before the first batch and after the last, also after each, or never",
-        "one of ends, each, never",
-    )
-
-
-class Score(Section):
-    edits: ScoreEdits = Field(default_factory=ScoreEdits, description="How the edits are scored (EasyEdit).")
-    general: ScoreGeneral = Field(
-        default_factory=ScoreGeneral, description="How the model's other abilities are scored (lm-eval)."
-    )
-    examples: int = _whole(5, "How many answers before and after the edits the report shows", 0, 100)
 
 
 class Recipe(Section):
     """One run; ``load_recipe`` makes it, with paths made absolute."""
 
-    name: str = _text(
+    name: str = text(
         ...,
         "The run's name, also of its folder",
         NAMES,
         "my-run",
         pattern=f"^{NAME}$",
     )
-    model: str = _text(
+    model: str = text(
         ...,
         "The model to edit",
         f"a packaged model ({', '.join(PACKAGED)}), an existing folder, or a hub id owner/name",
         next(iter(PACKAGED)),
     )
-    trust_remote_code: bool = _switch(False, "Whether Python code that comes with the model may run")
+    trust_remote_code: bool = switch(False, "Whether Python code that comes with the model may run")
     edits: Edits = Field(description="The facts to edit.")
     train: Train = Field(default_factory=Train, description="How a batch is trained (LLaMA-Factory with R-SFT).")
     merge: Merge = Field(default_factory=Merge, description="How the tuned model is merged (mergekit).")
     score: Score = Field(default_factory=Score, description="What is measured, and when.")
-    keep: Literal["deltas", "all", "last"] = _key(
+    keep: Literal["deltas", "all", "last"] = key(
         "deltas",
         "What stays of the batches before the last, their changed tensors, every model whole, or nothing",
         "one of deltas, all, last",
     )
-    seed: int = _whole(0, "The random seed of training, merging and scoring", 0, MAX_SEED)
-    output: str = _text("runs", "The folder that run folders are made in", "a path, relative to the current folder")
-    templates: str | None = _text(
+    seed: int = whole(0, "The random seed of training, merging and scoring", 0, MAX_SEED)
+    output: str = text("runs", "The folder that run folders are made in", "a path, relative to the current folder")
+    templates: str | None = text(
         None,
         "A folder with templates of your own for the tools' YAML",
         f"a folder that exists, {WORKING_FOLDERS}, or null",
     )
-    device: Literal["auto", "cpu", "cuda"] = _key("auto", "What computes", "one of auto, cpu, cuda")
-    threads: int | None = _whole(None, "How many CPU threads the tools use", 1, null="their own choice")
-    runner: Literal["auto", "warm", "spawn", "command"] = _key(
+    device: Literal["auto", "cpu", "cuda"] = key("auto", "What computes", "one of auto, cpu, cuda")
+    threads: int | None = whole(None, "How many CPU threads the tools use", 1, null="their own choice")
+    runner: Literal["auto", "warm", "spawn", "command"] = key(
         "auto",
         "How tools are run, in a server that stays warm, in a new process each, or by their own command",
         "one of auto, warm, spawn, command",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,23 +10,17 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from kedit_glue import scores
+from kedit_glue import metrics
+from kedit_glue.metrics import METRICS, Metric
 from kedit_glue.progress import duration
 
-TITLES = {
-    scores.SUCCESS: "edit success",
-    scores.GENERALIZATION: "generalization",
-    scores.PORTABILITY: "portability",
-    scores.LOCALITY: "locality",
-    scores.FLUENCY: "fluency",
-}
 PROTOCOLS = {
-    scores.SUCCESS: "new answer behind the prompt, teacher-forced token accuracy",
-    scores.GENERALIZATION: "the same behind rephrasings",
-    scores.PORTABILITY: "the same for what follows from the fact",
-    scores.LOCALITY: "tokens that stay the original's on unrelated prompts",
-    scores.FLUENCY: "n-gram entropy of sampled text, bits",
+    "teacher_forced": "teacher-forced",
+    "generated": "generated",
+    "likelihood": "likelihood",
+    "sampled": "sampled",
 }
+"""Protocols as a person reads them, in the order of tables."""
 
 
 def percent(value: float | None) -> str:
@@ -40,24 +35,46 @@ def _value(metric: str, summary: Mapping[str, Any]) -> str:
     entry = summary.get(metric)
     if entry is None or entry["mean"] is None:
         return "-"
-    return f"{entry['mean']:.2f}" if metric == scores.FLUENCY else percent(entry["mean"])
+    return percent(entry["mean"]) if METRICS[metric].percent else f"{entry['mean']:.2f}"
+
+
+def protocol_note(document: Mapping[str, Any]) -> str:
+    """How answers were generated; empty where none were."""
+    how = document.get("protocol", {}).get("generated")
+    if not how:
+        return ""
+    put = "as bare prompts" if how["template"] == "bare" else f"in the template {how['template']!r}"
+    judge = f", judged by {how['judge']}" if how.get("judge") else ""
+    limit = f"at most {how['most_tokens']} tokens, nothing cut at the answer's length"
+    return f"generated: asked {put}, greedy, {limit}{judge}"
+
+
+AGREE_WITH_THEMSELVES = (metrics.LOCALITY, metrics.AGREEMENT)
+"""The original model agrees with itself: a number there would look like a measurement."""
 
 
 def edit_rows(document: Mapping[str, Any]) -> list[list[str]]:
-    """Metric, before, after, facts, what it is: one row a metric that was measured."""
+    """Metric, protocol, before, after with half its interval, facts, what it is: one row a metric that was measured."""
     before, after = document["before"]["edits"], document["after"]["edits"]
+    ordered = [m for protocol in PROTOCOLS for m in METRICS.values() if m.protocol == protocol and m.name in after]
     return [
         [
-            TITLES[m],
-            # the original model agrees with itself: a number there would look like a measurement
-            "100 % (by definition)" if m == scores.LOCALITY else _value(m, before),
-            _value(m, after),
-            str(after[m]["facts"]),
-            PROTOCOLS[m],
+            m.title,
+            PROTOCOLS[m.protocol],
+            "by definition" if m.name in AGREE_WITH_THEMSELVES else _value(m.name, before),
+            _value(m.name, after) + _half(m, after[m.name]),
+            str(after[m.name]["facts"]),
+            m.what,
         ]
-        for m in TITLES
-        if m in after
+        for m in ordered
     ]
+
+
+def _half(metric: Metric, entry: Mapping[str, Any]) -> str:
+    half = entry.get("half_width_95")
+    if not half or entry["facts"] < 2:  # all facts alike: a normal interval of no width would say too much
+        return ""
+    return f" ± {100 * half:.1f}" if metric.percent else f" ± {half:.2f}"
 
 
 def general_rows(document: Mapping[str, Any]) -> list[list[str]]:
@@ -65,7 +82,7 @@ def general_rows(document: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for task, c in document["after"]["general_change"].items():
         ratio = c.get("change_is") is not None
-        form = (lambda v: f"{v:.2f}") if ratio else percent
+        form = (lambda v: "-" if v is None else f"{v:.2f}") if ratio else percent
         if "change" in c:
             low, high = c["change_95"]
             change = f"{100 * c['change']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{' %' if ratio else ' points'}"
@@ -86,15 +103,25 @@ def general_rows(document: Mapping[str, Any]) -> list[list[str]]:
 
 
 def verdict(change: Mapping[str, Any]) -> str:
-    """What the two intervals say, in words."""
-    if "noise" not in change:
+    """What the two intervals say, in words; for generated answers also how many could not be found in the text."""
+    said = _interval_says(change)
+    if shares := change.get("not_extracted"):
+        said += f"; no answer found in {percent(shares[0])} before, {percent(shares[1])} after"
+    return said
+
+
+def _interval_says(change: Mapping[str, Any]) -> str:
+    if change.get("noise") is None:
         return "no items to compare"
+    turned = ""
+    if change.get("p") is not None:
+        turned = f" ({change['items_better']} better, {change['items_worse']} worse, p = {change['p']:.2g})"
     if change["noise"]:
-        return "no change beyond noise"
+        return f"no change beyond noise{turned}"
     better = (change["change"] > 0) == (change["better"] == "higher")
     direction = "better" if better else "worse"
     inside = "inside" if change["inside_base_interval"] else "outside"
-    return f"{direction} on the same items, {inside} the original's own 95 % interval"
+    return f"{direction} on the same items{turned}, {inside} the original's own 95 % interval"
 
 
 def batch_rows(document: Mapping[str, Any]) -> list[list[str]]:
@@ -109,10 +136,10 @@ def batch_rows(document: Mapping[str, Any]) -> list[list[str]]:
                 str(b["facts"]),
                 f"{training.get('learned', '-')}",
                 f"{training.get('optimizer_steps', '-')}",
-                _value(scores.SUCCESS, b.get("edited", {})),
-                _value(scores.SUCCESS, so_far),
-                _value(scores.GENERALIZATION, so_far),
-                _value(scores.LOCALITY, so_far),
+                _value(metrics.SUCCESS, b.get("edited", {})),
+                _value(metrics.SUCCESS, so_far),
+                _value(metrics.GENERALIZATION, so_far),
+                _value(metrics.LOCALITY, so_far),
                 f"{training.get('seconds', 0) + b.get('merge', {}).get('seconds', 0):.1f} s",
             ]
         )
@@ -140,7 +167,7 @@ def merge_rows(document: Mapping[str, Any]) -> list[list[str]]:
 
 
 SHORT = 9  # columns of such cells stay on one line on a narrow terminal
-EDIT_HEAD = ["", "before", "after", "facts", "what it is"]
+EDIT_HEAD = ["", "protocol", "before", "after ± 95 %", "facts", "what it is"]
 GENERAL_HEAD = ["task", "metric", "before", "after", "change [95 %]", "items", "verdict"]
 BATCH_HEAD = ["batch", "facts", "learned", "steps", "success", "so far", "rephrased", "locality", "time"]
 
@@ -163,18 +190,23 @@ MERGE_NOTE = (
 )
 
 
+EXACT = "edit_success.generated.exact_match"
+
+
 def headline(document: Mapping[str, Any]) -> str:
     """One sentence: what was learned and what it cost."""
     after = document["after"]["edits"]
     facts = len(document["facts"])
     batches = len(document["batches"])
-    parts = [f"{counted(facts, 'fact', 'facts')} in {counted(batches, 'batch', 'batches')}"]
-    if scores.SUCCESS in after:
-        parts.append(f"edit success {_value(scores.SUCCESS, after)}")
-    if scores.GENERALIZATION in after:
-        parts.append(f"rephrased {_value(scores.GENERALIZATION, after)}")
-    if scores.LOCALITY in after:
-        parts.append(f"unrelated answers kept {_value(scores.LOCALITY, after)}")
+    parts = [counted(facts, "fact", "facts") + (f" in {counted(batches, 'batch', 'batches')}" if batches else "")]
+    if metrics.SUCCESS in after:
+        parts.append(f"edit success {_value(metrics.SUCCESS, after)}")
+    if metrics.GENERALIZATION in after:
+        parts.append(f"rephrased {_value(metrics.GENERALIZATION, after)}")
+    if EXACT in after:
+        parts.append(f"generated exactly {_value(EXACT, after)}")
+    if metrics.LOCALITY in after:
+        parts.append(f"unrelated answers kept {_value(metrics.LOCALITY, after)}")
     for task, c in document["after"]["general_change"].items():
         if "noise" in c and not c["noise"]:
             parts.append(f"{task} {100 * c['change']:+.1f} {'%' if c.get('change_is') else 'points'}")
@@ -183,21 +215,25 @@ def headline(document: Mapping[str, Any]) -> str:
 
 def not_learned(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Facts whose loss stayed at or over the threshold when their batch's training ended."""
-    return [f for f in document["facts"] if not f["learned"]]
+    return [f for f in document["facts"] if f.get("learned") is False]
 
 
 def lost(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Facts that the edited model does not answer wholly, worst first."""
-    missed = [f for f in document["facts"] if f["after"].get(scores.SUCCESS, 1.0) < 1.0]
-    return sorted(missed, key=lambda f: f["after"][scores.SUCCESS])
+    missed = [f for f in document["facts"] if f["after"].get(metrics.SUCCESS, 1.0) < 1.0]
+    return sorted(missed, key=lambda f: f["after"][metrics.SUCCESS])
 
 
 def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     """The scorecard as rich renderables and lines, in order."""
-    found: list[Table | Text] = [table(f"{document['run']}: edits", EDIT_HEAD, edit_rows(document))]
+    shown = [row[:-1] for row in edit_rows(document)]  # what each is stands in report.md: a terminal is narrow
+    found: list[Table | Text] = [table(f"{document['name']}: edits", EDIT_HEAD[:-1], shown)]
+    if note := protocol_note(document):
+        found.append(Text(note))
     if rows := general_rows(document):
         found.append(table("general ability (lm-eval)", GENERAL_HEAD, rows))
-    found.append(table(f"batch by batch ({batch_note(document)})", BATCH_HEAD, batch_rows(document)))
+    if rows := batch_rows(document):
+        found.append(table(f"batch by batch ({batch_note(document)})", BATCH_HEAD, rows))
     if document["answers"]:
         found.append(
             table(
@@ -238,7 +274,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     """``report.md``."""
     seconds = document["seconds"]
     lines = [
-        f"# {document['run']}: {document['model']} edited",
+        f"# {document['name']}: {document['base']['model']} edited",
         "",
         f"{headline(document)}.",
         "",
@@ -246,16 +282,18 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
         *markdown_table(EDIT_HEAD, edit_rows(document)),
         "",
+        *([f"{note}.", ""] if (note := protocol_note(document)) else []),
     ]
-    for metric in (scores.PORTABILITY, scores.LOCALITY):
+    for metric in (metrics.PORTABILITY, metrics.LOCALITY):
         kinds = document["after"]["edits"].get(metric, {}).get("by_kind", {})
         if kinds:
             named = ", ".join(f"{kind} {percent(value)}" for kind, value in kinds.items())
-            lines += [f"{TITLES[metric].capitalize()} by kind, after: {named}.", ""]
+            lines += [f"{METRICS[metric].title.capitalize()} by kind, after: {named}.", ""]
     if rows := general_rows(document):
         lines += ["## General ability (lm-eval)", "", *markdown_table(GENERAL_HEAD, rows), ""]
-    lines += ["## Batch by batch", "", *markdown_table(BATCH_HEAD, batch_rows(document)), ""]
-    lines += [f"{batch_note(document)}.", ""]
+    if rows := batch_rows(document):
+        lines += ["## Batch by batch", "", *markdown_table(BATCH_HEAD, rows), "", f"{batch_note(document)}.", ""]
+    lines += retention_lines(document.get("retention"))
     if rows := merge_rows(document):
         lines += ["## What each merge did", "", *markdown_table(MERGE_HEAD, rows), "", f"{MERGE_NOTE}.", ""]
     if document["answers"]:
@@ -271,9 +309,9 @@ def markdown(document: Mapping[str, Any]) -> str:
     lines += ["## Facts that need a look", ""]
     left = not_learned(document)
     missed = lost(document)
+    if document["batches"]:
+        lines += [f"Not under the loss threshold when their batch's training ended: {_names(left)}.", ""]
     lines += [
-        f"Not under the loss threshold when their batch's training ended: {_names(left)}.",
-        "",
         f"Not wholly answered by the edited model: {_names(missed)}.",
         "",
     ]
@@ -285,23 +323,22 @@ def markdown(document: Mapping[str, Any]) -> str:
                     f["id"],
                     f["prompt"],
                     f["target_new"],
-                    percent(f["after"][scores.SUCCESS]),
-                    f"{f['loss_after']:.3f}",
+                    percent(f["after"][metrics.SUCCESS]),
+                    f"{f['loss_after']:.3f}" if f.get("loss_after") is not None else "-",
                 ]
                 for f in missed[:20]
             ],
         )
         lines += [""]
-    lines += ["## Time", ""]
+    if seconds:
+        spent = ", ".join(f"{kind} {duration(value)}" for kind, value in seconds.items() if kind != "all")
+        lines += ["## Time", "", f"{duration(seconds['all'])} in tools: {spent}.", ""]
     lines += [
-        f"{duration(seconds['all'])} in tools: "
-        + ", ".join(f"{kind} {duration(value)}" for kind, value in seconds.items() if kind != "all")
-        + ".",
-        "",
         "## What the numbers mean",
         "",
         *(
-            f"- `{name}`: {m['definition']}. Range {m['range']}; better: {m['better']}."
+            f"- `{name}`: {m['definition']}. Mean over {m['denominator']}. Range {m['range']}; better: {m['better']}. "
+            f"Source: {m['source']}."
             for name, m in document["metrics"].items()
         ),
         "",
@@ -309,6 +346,34 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def retention_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """Markdown: what became of earlier batches' facts, by age and, where it is not too wide, batch by batch."""
+    if found is None or len(found["after"]) < 2:
+        return []
+    title = METRICS[found["metric"]].title
+    points = [(p["age"], percent(p["mean"]), 100 * p["half_width_95"], p["answers"]) for p in found["curve"]]
+    curve = [[str(age), f"{mean} ± {half:.1f}", str(answers)] for age, mean, half, answers in points]
+    lines = ["## Retention", "", f"{title.capitalize()} by age: how many batches ago a fact was taught."]
+    lines += ["Earlier facts were sampled: ± is the error of that, too."] if found["sampled"] else []
+    lines += ["", *markdown_table(["batches ago", f"{title} ± 95 %", "answers"], thinned(curve)), ""]
+    if found["matrix"] and len(found["matrix"][0]) <= WIDE:
+        head = ["after batch", *(f"facts of {n}" for n in range(1, len(found["matrix"][0]) + 1))]
+        rows = zip(found["after"], found["matrix"], strict=True)
+        body = [[str(after), *("" if cell is None else percent(cell) for cell in cells)] for after, cells in rows]
+        lines += [*markdown_table(head, body), ""]
+    return lines
+
+
+WIDE = 12
+"""So many batches a matrix in a report has at most; ``scores.json`` has the whole."""
+
+
+def thinned(rows: Sequence[Sequence[str]], most: int = 20) -> list[Sequence[str]]:
+    """At most about ``most`` rows, evenly, the first and the last among them."""
+    step = max(1, math.ceil((len(rows) - 1) / most))
+    return [row for at, row in enumerate(rows) if at % step == 0 or at == len(rows) - 1]
 
 
 def _names(facts: Sequence[Mapping[str, Any]], most: int = 20) -> str:

@@ -2,87 +2,145 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import scores
+from kedit_glue import environment, metrics, records, scores
 from kedit_glue.ledger import Ledger
-from kedit_glue.plan import Plan, Stage, batch_name
+from kedit_glue.plan import Plan, Stage, asked_in, batch_name
+from kedit_glue.questions import Fact
 from kedit_glue.recipe import Recipe
+from kedit_glue.result_fields import SCHEMA
+from kedit_glue.retention import retention
 
 
-def collect(recipe: Recipe, plan: Plan, ledger: Ledger, folder: Path) -> dict[str, Any]:
-    """The document that ``scores`` describes, from a run whose stages are all done."""
+def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str, Any]:
+    """The document that ``kedit_glue.result`` describes, of a run whose stages are done; ``model``: the original."""
     stages = {s.name: s for s in plan.stages}
-    base = _json(stages["base/edits"].output)
-    base_by_id = scores.by_id(base)
-    base_general = _optional(stages, "base/general")
+    facts = [fact for batch in plan.batches for fact in batch]
+    base, base_general = _json(stages["base/edits"].output), _optional(stages, "base/general")
     last = batch_name(len(plan.batches))
-    after = _json(stages[f"{last}/edits"].output)
-    after_general = _optional(stages, f"{last}/general")
-    after_by_id = scores.by_id(after)
-    traces: dict[str, dict[str, Any]] = {}  # a fact's first sample is its own prompt
-    for number in range(1, len(plan.batches) + 1):
-        for trace in _trace(folder / batch_name(number) / "trace.jsonl"):
-            traces.setdefault(trace["id"], trace)
+    after, after_general = _json(stages[f"{last}/edits"].output), _optional(stages, f"{last}/general")
+    traces = _traces(plan)
+    taught = [(number, fact) for number, batch in enumerate(plan.batches, 1) for fact in batch]
+    compared = compare(facts, base, after)
     return {
-        "schema": scores.SCHEMA,
-        "run": recipe.name,
-        "model": recipe.model,
-        "edited_model": str(plan.final_model),
-        "metrics": scores.METRICS,
-        "before": {"edits": _all(base, base_by_id), "general": scores.brief_general(base_general)},
-        "batches": [_batch(plan, number, stages, ledger, base_by_id) for number in range(1, len(plan.batches) + 1)],
+        "schema": SCHEMA,
+        "kind": "run",
+        "name": recipe.name,
+        "base": {"model": recipe.model, "weights": weights_hash(model)},
+        "edited": {"model": str(plan.final_model), "weights": weights_hash(plan.final_model)},
+        "facts_source": source(Path(recipe.edits.source).name, facts),
+        "protocol": protocol(recipe),
+        "before": {"edits": compared["before"], "general": scores.brief_general(base_general)},
+        "batches": [_batch(plan, number, stages, ledger, base) for number in range(1, len(plan.batches) + 1)],
+        "retention": _retention(plan, stages, base),
         "after": {
-            "edits": _all(after, base_by_id),
+            "edits": compared["after"],
             "general": scores.brief_general(after_general),
             "general_change": scores.general_change(base_general or {}, after_general or {}),
         },
         "facts": [
             {
-                "id": fact["id"],
+                **entry,
                 "batch": number,
-                "prompt": fact["prompt"],
-                "target_new": fact["target_new"],
-                "before": scores.fact_scores(base_by_id[fact["id"]], base_by_id[fact["id"]]),
-                "after": scores.fact_scores(after_by_id[fact["id"]], base_by_id[fact["id"]]),
-                "steps": traces[fact["id"]]["steps"],
-                "loss_before": traces[fact["id"]]["loss_before"],
-                "loss_after": traces[fact["id"]]["loss_after"],
-                "learned": traces[fact["id"]]["learned"],
+                **{key: traces[fact["id"]][key] for key in ("steps", "loss_before", "loss_after", "learned")},
             }
-            for number, batch in enumerate(plan.batches, 1)
-            for fact in batch
+            for (number, fact), entry in zip(taught, compared["facts"], strict=True)
         ],
-        "answers": [
-            {
-                "id": fact["id"],
-                "prompt": fact["prompt"],
-                "target_new": fact["target_new"],
-                "before": base["answers"][fact["id"]],
-                "after": after["answers"][fact["id"]],
-            }
-            for batch in plan.batches
-            for fact in batch
-            if fact["id"] in after["answers"]
-        ],
+        "answers": compared["answers"],
+        "metrics": compared["metrics"],
         "seconds": _seconds(plan, ledger),
+        "made": made(),
     }
 
 
-def _all(raw: Any, base: Any) -> dict[str, Any]:
-    """Summary over all facts that were asked about."""
-    after = scores.by_id(raw)
-    return scores.score(after, base, after) | scores.fluency(raw)
+def compare(facts: Sequence[Fact], base: Any, after: Any) -> dict[str, Any]:
+    """What two models' raw answers say: ``before``, ``after``, ``facts``, ``answers``, ``metrics`` of a result."""
+    first, second = scores.by_id(base), scores.by_id(after)
+    entries = [
+        {
+            "id": fact["id"],
+            "batch": None,
+            "prompt": fact["prompt"],
+            "target_new": fact["target_new"],
+            "before": scores.fact_scores(first[fact["id"]], first[fact["id"]], fact),
+            "after": scores.fact_scores(second[fact["id"]], first[fact["id"]], fact),
+        }
+        for fact in facts
+    ]
+    found = {
+        "before": scores.summary([entry["before"] for entry in entries]) | scores.fluency(base),
+        "after": scores.summary([entry["after"] for entry in entries]) | scores.fluency(after),
+    }
+    answers = [
+        {
+            **{key: fact[key] for key in ("id", "prompt", "target_new")},
+            "before": base["answers"][fact["id"]],
+            "after": after["answers"][fact["id"]],
+        }
+        for fact in facts
+        if fact["id"] in after["answers"]
+    ]
+    named = {name for summary in found.values() for name in summary}
+    named.update(name for entry in entries for when in ("before", "after") for name in entry[when])
+    return {**found, "facts": entries, "answers": answers, "metrics": metrics.described(named)}
+
+
+def source(name: str, facts: Sequence[Fact]) -> dict[str, Any]:
+    """Which facts were asked about: two results can be compared where the hash is the same."""
+    asked = [{k: v for k, v in fact.items() if k not in ("response", "also_trained", "position")} for fact in facts]
+    text = json.dumps(asked, sort_keys=True, ensure_ascii=False)
+    return {"name": name, "facts": len(facts), "hash": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def protocol(recipe: Recipe) -> dict[str, Any]:
+    """How things were asked."""
+    edits = recipe.score.edits
+    found: dict[str, Any] = {name: {} for name in edits.protocols}
+    if "teacher_forced" in found:
+        found["teacher_forced"] = {"scorer": edits.scorer}
+    if "generated" in found:
+        how = edits.generated
+        found["generated"] = {"template": asked_in(recipe), "most_tokens": how.most_tokens, "facts": how.facts}
+        if edits.judge.model:
+            found["generated"]["judge"] = edits.judge.model
+    if "fluency" in edits.metrics and edits.fluency_facts:
+        found["sampled"] = {"facts": edits.fluency_facts, "seed": recipe.seed}
+    return found
+
+
+def weights_hash(model: Path) -> str | None:
+    """Hash of a model folder's weights and configuration; None for what is no folder here."""
+    return records.content(records.prints(model)) if model.is_dir() else None
+
+
+def made() -> dict[str, Any]:
+    """Who made a result, and when."""
+    own = importlib.metadata.version("kedit_glue")
+    return {"kedit_glue": own, "tools": environment.versions(), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+
+
+def _retention(plan: Plan, stages: Mapping[str, Stage], base: Any) -> dict[str, Any] | None:
+    first, by_id = scores.by_id(base), {fact["id"]: fact for batch in plan.batches for fact in batch}
+    asked: dict[int, dict[str, float | None]] = {}
+    for number in range(1, len(plan.batches) + 1):
+        if (raw := _optional(stages, f"{batch_name(number)}/edits")) is not None:
+            found = scores.by_id(raw)
+            asked[number] = {
+                i: scores.fact_scores(answers, first[i], by_id[i]).get(metrics.SUCCESS) for i, answers in found.items()
+            }
+    return retention([[fact["id"] for fact in batch] for batch in plan.batches], asked)
 
 
 def _batch(plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger, base: Any) -> dict[str, Any]:
-    """``base``: the original model's answers by id."""
-    name = batch_name(number)
-    ids = [f["id"] for f in plan.batches[number - 1]]
-    entry: dict[str, Any] = {"batch": number, "facts": len(ids)}
+    name, facts = batch_name(number), plan.batches[number - 1]
+    entry: dict[str, Any] = {"batch": number, "facts": len(facts)}
     for kind in ("train", "merge"):
         if f"{name}/{kind}" in stages and (record := ledger.record(stages[f"{name}/{kind}"])):
             entry["training" if kind == "train" else "merge"] = {
@@ -90,11 +148,12 @@ def _batch(plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger,
                 "seconds": record["seconds"],
             }
     if (raw := _optional(stages, f"{name}/edits")) is not None:
-        now = scores.by_id(raw)
-        entry["edited_before"] = scores.score(base, base, ids)
-        entry["edited"] = scores.score(now, base, ids)
-        entry["all_so_far_before"] = scores.score(base, base, now)
-        entry["all_so_far"] = scores.score(now, base, now)
+        now, first = scores.by_id(raw), scores.by_id(base)
+        so_far = [fact for batch in plan.batches for fact in batch if fact["id"] in now]
+        entry["edited_before"] = scores.score(first, first, facts)
+        entry["edited"] = scores.score(now, first, facts)
+        entry["all_so_far_before"] = scores.score(first, first, so_far)
+        entry["all_so_far"] = scores.score(now, first, so_far)
         entry["asked_so_far"] = len(now)
     if (general := _optional(stages, f"{name}/general")) is not None:
         entry["general"] = scores.brief_general(general)
@@ -117,6 +176,17 @@ def _optional(stages: Mapping[str, Stage], name: str) -> Any:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _traces(plan: Plan) -> dict[str, dict[str, Any]]:
+    """By fact: a fact's first sample is its own prompt."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage in plan.stages:
+        for file in stage.beside:
+            if file.name == "trace.jsonl":
+                for trace in _trace(file):
+                    found.setdefault(trace["id"], trace)
+    return found
 
 
 def _trace(path: Path) -> list[dict[str, Any]]:

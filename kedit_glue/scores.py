@@ -1,21 +1,9 @@
-"""Raw answers to scores. Pure functions; the one documented result type of ``scores.json``.
+"""Raw answers to scores. Pure functions over what scoring stages wrote (``tools/scorer.py``).
 
-``scores.json``
-    schema      1
-    run, model  names
-    metrics     name -> {definition, range, better}
-    before      {edits: Summary over all facts, general}
-    batches     one entry a batch: {batch (from 1), facts, training, merge, edited: Summary over this batch's
-                facts, all_so_far: Summary over every fact edited until then, or over this
-                batch's and a sample of the earlier ones (score.edits.old_facts), both also as
-                …_before: the original model's, general?}
-    after       {edits: Summary over all facts, general, general_change}: the edited model
-    facts       one entry a fact: {id, batch, prompt, target_new, before, after, learned}
-    answers     a few facts with what each model really generated
-
-A Summary maps a metric's name to ``{"mean", "facts", "by_kind"?}``: the mean over the facts that
-have such probes, each fact counting once, with the mean over its probes (portability and locality:
-over its kinds, each with the mean over its probes); ``mean`` is None where no fact has any.
+A fact's scores map a metric's name (``kedit_glue.metrics``) to a number, or to one for each kind of probe. A Summary
+maps it to ``{"mean", "facts", "half_width_95", "by_kind"?}``: the mean over the facts that have such a score, each fact
+counting once, with the mean over its probes (portability and locality: over its kinds, each with the mean over its
+probes), and half the width of its 95 % interval; ``mean`` is None where no fact has any.
 """
 
 from __future__ import annotations
@@ -24,51 +12,25 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-SCHEMA = 1
-SUCCESS = "edit_success.teacher_forced.token_accuracy"
-GENERALIZATION = "generalization.teacher_forced.token_accuracy"
-PORTABILITY = "portability.teacher_forced.token_accuracy"
-LOCALITY = "locality.teacher_forced.token_agreement"
-FLUENCY = "fluency.sampled.n_gram_entropy"
-
-METRICS: dict[str, dict[str, str]] = {
-    SUCCESS: {
-        "definition": "share of the target's tokens that are the model's most likely token, the prompt and the "
-        "target's earlier tokens given (EasyEdit evaluate_utils.py, test_prediction_acc; 'reliability')",
-        "range": "0 to 1",
-        "better": "higher",
-    },
-    GENERALIZATION: {
-        "definition": "the same behind each rephrasing of the prompt ('paraphrase')",
-        "range": "0 to 1",
-        "better": "higher",
-    },
-    PORTABILITY: {
-        "definition": "the same for probes that follow from the new fact: reasoning over it, the subject under "
-        "another name",
-        "range": "0 to 1",
-        "better": "higher",
-    },
-    LOCALITY: {
-        "definition": "share of the answer positions of unrelated probes at which the edited and the original "
-        "model have the same most likely token (EasyEdit editor.py, locality_acc)",
-        "range": "0 to 1",
-        "better": "higher",
-    },
-    FLUENCY: {
-        "definition": "weighted 2- and 3-gram entropy in bits of sampled continuations of edit prompts, 100 tokens, "
-        "top 5 (EasyEdit evaluate_utils.py, n_gram_entropy); low values mean repetition",
-        "range": "0 upward",
-        "better": "as before the edit",
-    },
-}
-_SIMPLE = {SUCCESS: "edit_success", GENERALIZATION: "generalization"}
+from kedit_glue import metrics, paired, questions
+from kedit_glue.generated import contains, exact_match, normalized
+from kedit_glue.metrics import GENERATED, METRICS
 
 Answers = Mapping[str, Any]
+"""One fact's raw answers of one model: ``{protocol: {aspect: value}}``."""
+Score = float | None | Mapping[str, float | None]
+
+ROMES = {"edit_success": "efficacy", "generalization": "paraphrase", "locality": "neighborhood"}
+"""Our aspects in ROME's words."""
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def finite(value: float) -> float | None:
+    """None for infinity and what is no number: JSON has neither."""
+    return value if math.isfinite(value) else None
 
 
 def agreement(before: Sequence[int], after: Sequence[int]) -> float:
@@ -78,43 +40,166 @@ def agreement(before: Sequence[int], after: Sequence[int]) -> float:
     return sum(b == a for b, a in zip(before, after, strict=True)) / len(before) if before else 1.0
 
 
-def fact_scores(after: Answers, before: Answers) -> dict[str, Any]:
-    """One fact's scores in [0, 1] from its raw answers; ``before`` is the original model's."""
+# -- one fact -----------------------------------------------------------------------------------
+
+
+def fact_scores(after: Answers, before: Answers, fact: questions.Fact) -> dict[str, Any]:
+    """One fact's scores from a model's raw answers; ``before`` holds the original model's."""
+    found: dict[str, Any] = {}
+    for protocol, score in (("teacher_forced", forced), ("likelihood", likelihood)):
+        if protocol in after:
+            found |= score(after[protocol], before[protocol])
+    if "generated" in after:
+        found |= generated(after["generated"], before["generated"], fact)
+    if "perplexity" in after:
+        found[metrics.PERPLEXITY] = finite(after["perplexity"]["edit_success"])
+    return found
+
+
+def forced(after: Answers, before: Answers) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "edit_success" in after:
-        found[SUCCESS] = after["edit_success"]
+        found[metrics.SUCCESS] = after["edit_success"]
     if "generalization" in after:
-        found[GENERALIZATION] = _mean(after["generalization"])
+        found[metrics.GENERALIZATION] = _mean(after["generalization"])
     if "portability" in after:
-        found[PORTABILITY] = {kind: _mean(values) for kind, values in after["portability"].items()}
+        found[metrics.PORTABILITY] = {kind: _mean(values) for kind, values in after["portability"].items()}
     if "locality" in after:
-        found[LOCALITY] = {
+        found[metrics.LOCALITY] = {
             kind: _mean([agreement(b, a) for b, a in zip(before["locality"][kind], probes, strict=True)])
             for kind, probes in after["locality"].items()
         }
     return found
 
 
+def likelihood(after: Answers, before: Answers) -> dict[str, Any]:
+    """ROME's scores and magnitudes, a value being the losses of the new and of the true answer; ConvSent's success."""
+    found: dict[str, Any] = {}
+    for aspect, name in ROMES.items():
+        value = after.get(aspect)
+        pairs = value[questions.NEIGHBORS] if aspect == "locality" and value else value
+        if not pairs:
+            continue
+        pairs = [pairs] if aspect == "edit_success" else pairs
+        wins = [1.0 if new < true else 0.0 for new, true in pairs]
+        gains = [math.exp(-new) - math.exp(-true) for new, true in pairs]
+        if name == "neighborhood":
+            wins, gains = [1.0 if true < new else 0.0 for new, true in pairs], [-gain for gain in gains]
+        found[f"{name}.likelihood.score"] = _mean(wins)
+        found[f"{name}.likelihood.magnitude"] = _mean(gains)
+    if responses := after.get("responses"):
+        found[metrics.SENTIMENT] = sentiment(responses, before["responses"])
+    return found
+
+
+def sentiment(after: Answers, before: Answers) -> float:
+    """sigmoid(LL(wanted) - LL(opposite)) * min(1, LL(wanted) after / before, as probabilities); LL: per token.
+
+    A value is a list of [loss, tokens], a pair for each response.
+    """
+    wanted, opposite, was = (_per_token(values) for values in (after["Wanted"], after["Opposite"], before["Wanted"]))
+    return 1 / (1 + math.exp(opposite - wanted)) * min(1.0, math.exp(wanted - was))
+
+
+def _per_token(responses: Sequence[tuple[float, int]]) -> float:
+    """Mean log-likelihood of all tokens of all responses, in nats."""
+    return -sum(loss * tokens for loss, tokens in responses) / sum(tokens for _, tokens in responses)
+
+
+def generated(after: Answers, before: Answers, fact: questions.Fact) -> dict[str, Any]:
+    """Exact match, containment, verdicts, agreement with the original model, and how many answers ended."""
+    aspects = [aspect for aspect in questions.ASPECTS if aspect in after]
+    asked = questions.about(fact, aspects)
+    triples = list(zip(asked, questions.in_order(asked, after), questions.in_order(asked, before), strict=True))
+    known = before.get("conditions", {})
+    counting = [(q, a, b) for q, a, b in triples if all(contains(known[p], right) for p, right in q.conditions)]
+    found: dict[str, Any] = {}
+    for aspect in GENERATED:
+        rows = [(q, a) for q, a, _ in counting if q.aspect == aspect]
+        measures = {
+            "exact_match": [(q, exact_match(a["text"], q.answers)) for q, a in rows if not q.also],
+            "containment": [(q, all(contains(a["text"], one) for one in (q.answers, *q.also))) for q, a in rows],
+            "judge": [(q, a["verdict"]) for q, a in rows if a.get("verdict") is not None],
+        }
+        found |= {f"{aspect}.generated.{name}": _grouped(values) for name, values in measures.items() if values}
+    kept = [(q, normalized(a["text"]) == normalized(b["text"])) for q, a, b in counting if q.aspect == "locality"]
+    if kept:
+        found[metrics.AGREEMENT] = _grouped(kept)
+    if fact.get("aim") == "erasure":
+        found |= erasure([(q, a["text"]) for q, a, _ in counting], fact)
+    if triples:
+        found[metrics.ENDED] = _mean([float(answer["ended"]) for _, answer, _ in triples])
+    return found
+
+
+def erasure(answers: Sequence[tuple[questions.Question, str]], fact: questions.Fact) -> dict[str, Any]:
+    """Of what was to be withheld: asked with questions that the edit did not hold, else with its own."""
+    others = [text for q, text in answers if q.kind == questions.HELD_OUT]
+    texts = others or [text for q, text in answers if q.aspect == "edit_success"]
+    if not texts:
+        return {}
+    found: dict[str, Any] = {metrics.WITHHELD: _mean([float(fact["target_new"].lower() in t.lower()) for t in texts])}
+    if truth := fact.get("ground_truth"):
+        found[metrics.LEAKED] = _mean([float(contains(text, [truth])) for text in texts])
+    return found
+
+
+ALL_OF = ("Single_Hop",)
+"""Kinds of probe whose tests are passed by all of their probes; others' by any."""
+
+
+def _grouped(values: Sequence[tuple[questions.Question, bool]]) -> Score:
+    """The mean, or one for each kind of probe; probes of one test count as one."""
+    if values[0][0].aspect not in questions.BY_KIND:
+        return _mean([float(value) for _, value in values])
+    found: dict[str, float | None] = {}
+    for kind in dict.fromkeys(question.kind for question, _ in values):
+        tests: dict[Any, list[bool]] = {}
+        for at, (question, value) in enumerate(values):
+            if question.kind == kind:
+                tests.setdefault(question.test or at, []).append(value)
+        passed = all if kind in ALL_OF else any
+        found[kind] = _mean([float(passed(results)) for results in tests.values()])
+    return found
+
+
+# -- several facts ------------------------------------------------------------------------------
+
+
+def one_number(score: Score) -> float | None:
+    """A fact's score as one number: of several kinds their mean; None where there is none."""
+    if isinstance(score, Mapping):
+        return _mean([value for value in score.values() if value is not None])
+    return score
+
+
 def summary(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Summary of several facts' scores (see the module's docstring)."""
     found: dict[str, Any] = {}
-    for metric in (SUCCESS, GENERALIZATION):
-        values = [s[metric] for s in scores if s.get(metric) is not None]
-        if values:
-            found[metric] = {"mean": _mean(values), "facts": len(values)}
-    for metric in (PORTABILITY, LOCALITY):
-        per_fact = [s[metric] for s in scores if s.get(metric)]
-        if not per_fact:
+    for name in METRICS:
+        having = [s[name] for s in scores if s.get(name) is not None and s[name] != {}]
+        if not having:
             continue
-        means = [_mean([v for v in kinds.values() if v is not None]) for kinds in per_fact]
-        kept = [m for m in means if m is not None]
-        kinds = sorted({kind for f in per_fact for kind in f})
-        found[metric] = {
-            "mean": _mean(kept),
-            "facts": len(kept),
-            "by_kind": {kind: _mean([f[kind] for f in per_fact if f.get(kind) is not None]) for kind in kinds},
-        }
-    return found
+        values = [value for score in having if (value := one_number(score)) is not None]
+        found[name] = {"mean": _mean(values), "facts": len(values)}
+        if values:
+            found[name]["half_width_95"] = interval(values)[1]
+        if isinstance(having[0], Mapping):
+            kinds = sorted({kind for score in having for kind in score})
+            found[name]["by_kind"] = {
+                kind: _mean([score[kind] for score in having if score.get(kind) is not None]) for kind in kinds
+            }
+    return found | harmonic(found)
+
+
+def harmonic(found: Mapping[str, Any]) -> dict[str, Any]:
+    """ROME's S, where all of its three scores are there."""
+    parts = [found.get(name) for name in (metrics.EFFICACY_SCORE, metrics.PARAPHRASE_SCORE, metrics.NEIGHBORHOOD_SCORE)]
+    if not all(parts):
+        return {}
+    means = [part["mean"] for part in parts if part]
+    whole = len(means) / sum(1 / mean for mean in means) if all(means) else 0.0
+    return {metrics.COUNTERFACT_S: {"mean": whole, "facts": min(part["facts"] for part in parts if part)}}
 
 
 def by_id(raw: Answers) -> dict[str, Answers]:
@@ -122,16 +207,18 @@ def by_id(raw: Answers) -> dict[str, Answers]:
     return {f["id"]: f for f in raw["facts"]}
 
 
-def score(after: Mapping[str, Answers], before: Mapping[str, Answers], ids: Iterable[str]) -> dict[str, Any]:
-    """Summary of a model's answers for the facts in ``ids``; ``before`` holds the original model's."""
-    return summary([fact_scores(after[i], before[i]) for i in ids])
+def score(
+    after: Mapping[str, Answers], before: Mapping[str, Answers], facts: Iterable[questions.Fact]
+) -> dict[str, Any]:
+    """Summary of a model's answers about ``facts``; ``before`` holds the original model's."""
+    return summary([fact_scores(after[f["id"]], before[f["id"]], f) for f in facts])
 
 
 def fluency(raw: Answers) -> dict[str, Any]:
     """A Summary of fluency alone, empty where it was not asked for."""
     if "fluency" not in raw:
         return {}
-    return {FLUENCY: {"mean": raw["fluency"]["n_gram_entropy"], "facts": raw["fluency"]["facts"]}}
+    return {metrics.FLUENCY: {"mean": raw["fluency"]["n_gram_entropy"], "facts": raw["fluency"]["facts"]}}
 
 
 # -- general ability ----------------------------------------------------------------------------
@@ -167,16 +254,27 @@ def general_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[
         entry: dict[str, Any] = {
             "metric": metric,
             "better": "higher" if old.get("higher_is_better", {}).get(metric.partition(",")[0], True) else "lower",
-            "before": old["metrics"][metric],
-            "after": new["metrics"][metric],
+            "before": finite(old["metrics"][metric]),
+            "after": finite(new["metrics"][metric]),
             "items": len(pairs),
         }
         if pairs and isinstance(pairs[0][0], (list, tuple)):
             entry |= _ratio_change(pairs)
+            entry |= _turned([(a[0], b[0]) for a, b in pairs], higher_is_better=True)  # log-likelihoods
         elif pairs:
             entry |= _difference(pairs)
+            entry |= _turned(pairs, entry["better"] == "higher")
+        chosen = metric.partition(",")[2]
+        if any(chosen in side.get("not_extracted", {}) for side in (old, new)):
+            entry["not_extracted"] = [side.get("not_extracted", {}).get(chosen) for side in (old, new)]
         found[task] = entry
     return found
+
+
+def _turned(pairs: Sequence[tuple[float, float]], higher_is_better: bool) -> dict[str, Any]:
+    """How many items got better and worse, and the exact p value of so uneven a split (sign test, McNemar's)."""
+    counts = paired.turned(pairs, higher_is_better)
+    return {"items_better": counts.better, "items_worse": counts.worse, "p": counts.p}
 
 
 def _paired(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[Any, Any]]:
@@ -202,11 +300,15 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def _difference(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     change, half = interval([float(b) - float(a) for a, b in pairs])
+    low, high = change - half, change + half
+    if paired.right_or_wrong(pairs):
+        counts = paired.turned(pairs)
+        low, high = paired.difference_interval(counts.better, counts.worse, counts.items)
     base, base_half = interval([float(a) for a, _ in pairs])
     return {
         "change": change,
-        "change_95": [change - half, change + half],
-        "noise": change - half <= 0 <= change + half,
+        "change_95": [low, high],
+        "noise": low <= 0 <= high,
         "base_95": [base - base_half, base + base_half],
         "inside_base_interval": abs(change) <= base_half,
     }
@@ -239,4 +341,11 @@ def brief_general(raw: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """General ability without its items, for ``scores.json``."""
     if raw is None:
         return None
-    return {task: {"metrics": values["metrics"], "items": len(values["items"])} for task, values in raw.items()}
+    return {
+        task: {
+            "metrics": {name: finite(value) for name, value in values["metrics"].items()},
+            "items": len(values["items"]),
+            **({"not_extracted": values["not_extracted"]} if "not_extracted" in values else {}),
+        }
+        for task, values in raw.items()
+    }

@@ -31,7 +31,7 @@ FUNCTIONS = {
     "project": ("kedit_glue.tools.protect", "project"),
     "train": ("kedit_glue.tools.llamafactory", "train"),
     "merge": ("kedit_glue.tools.mergekit", "merge"),
-    "score": ("kedit_glue.tools.easyedit", "score"),
+    "score": ("kedit_glue.tools.scorer", "score"),
     "general": ("kedit_glue.tools.lm_eval", "evaluate"),
 }
 

@@ -16,7 +16,8 @@ from kedit_glue import strict_yaml
 from kedit_glue.problems import SET_PREFIX, UNKNOWN_KEY, Problem, RecipeError, did_you_mean
 from kedit_glue.recipe import Recipe, load_recipe
 from kedit_glue.recipe_errors import Draft
-from kedit_glue.recipe_schema import NAME, NAMES, Section
+from kedit_glue.recipe_keys import Section
+from kedit_glue.recipe_schema import NAME, NAMES
 from kedit_glue.recipe_values import ValueProblem, collect
 from kedit_glue.strict_yaml import KeyPath, Positions
 from kedit_glue.study_report import labels, said, texts

@@ -26,11 +26,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from kedit_glue import report, scores, strict_yaml
+from kedit_glue import metrics, report, scores, strict_yaml
 from kedit_glue.progress import duration
 
 SCHEMA = 1
-METRICS = (scores.SUCCESS, scores.GENERALIZATION, scores.PORTABILITY, scores.LOCALITY)
+METRICS = (metrics.SUCCESS, metrics.GENERALIZATION, metrics.PORTABILITY, metrics.LOCALITY)
 EDITS_NOTE = "in %, ± half of the 95 % interval over facts"
 COST_NOTE = "change from the original with its 95 % interval; all: every stage, those taken from another cell included"
 DIFFERENCE_NOTE = (
@@ -192,7 +192,7 @@ def edit_columns(rows: Sequence[Mapping[str, Any]], shown: Callable[[Mapping[str
         entry = row.get("metrics", {}).get(metric)
         return "-" if entry is None else shown(entry)
 
-    return [(report.TITLES[m], [cell(row, m) for row in rows]) for m in there]
+    return [(metrics.METRICS[m].title, [cell(row, m) for row in rows]) for m in there]
 
 
 def cost_columns(document: Mapping[str, Any]) -> list[Column]:
@@ -274,7 +274,7 @@ def markdown(document: Mapping[str, Any], picture: str = "") -> str:
         lines += ["Nothing to compare yet: that takes a result of this cell and of another.", ""]
     lines += ["## Cells", "", *(f"- {row['cell']}: {said(row['settings'])}" for row in cells), ""]
     lines += ["## What the numbers mean", ""]
-    lines += [f"- {report.TITLES[m]}: {scores.METRICS[m]['definition']}." for m in METRICS]
+    lines += [f"- {metrics.METRICS[m].title}: {metrics.METRICS[m].definition}." for m in METRICS]
     return "\n".join([*lines, ""])
 
 
@@ -300,7 +300,7 @@ def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
 
 def draw(path: Path, cells: Sequence[Mapping[str, Any]]) -> bool:
     """Locality against generalization, one point a cell with its intervals; False where there is nothing to draw."""
-    both = (scores.GENERALIZATION, scores.LOCALITY)
+    both = (metrics.GENERALIZATION, metrics.LOCALITY)
     shown = [row for row in cells if all(m in row.get("metrics", {}) for m in both)]
     if not shown:
         return False

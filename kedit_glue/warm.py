@@ -2,9 +2,9 @@
 
 import gc
 
-from kedit_glue.tools import easyedit, llamafactory, lm_eval, mergekit
+from kedit_glue.tools import llamafactory, lm_eval, mergekit, scorer
 
-for _tool in (llamafactory, mergekit, easyedit, lm_eval):
+for _tool in (llamafactory, mergekit, scorer, lm_eval):
     try:
         _tool.preload()
     except Exception as error:

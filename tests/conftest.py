@@ -146,7 +146,7 @@ class Workplace:
             name = str(file.relative_to(folder))
             if file.name in ("scores.json", "merge_stats.json", "answers.json", "general.json", "trace.jsonl"):
                 text = file.read_text(encoding="utf-8")
-                found[name] = re.sub(r'"(seconds|step_seconds)": ([\d.]+|\{[^}]*\})', "", text)
+                found[name] = re.sub(r'"(seconds|step_seconds|at)": ([\d.]+|"[^"]*"|\{[^}]*\})', "", text)
             elif "safetensors" in file.name:
                 found[name] = file.read_bytes()
         return found

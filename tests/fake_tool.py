@@ -163,25 +163,35 @@ def protect(arguments):
 
 
 def score(arguments):
+    """Each fact is answered rightly, its rephrasings and probes by half; it is said whole, and no answer ends."""
     facts = chosen(json.loads(Path(arguments["facts"]).read_text(encoding="utf-8")), arguments)
-    kinds = {"portability": lambda probe: 0.5, "locality": lambda probe: [7, 8]}
-    answers = [
-        {
-            "id": f["id"],
-            "edit_success": 1.0,
-            "generalization": [0.5 for _ in f["rephrase_prompts"]],
-            **{metric: {k: [make(p) for p in v] for k, v in f[metric].items()} for metric, make in kinds.items()},
-        }
-        for f in facts
-    ]
-    found = {"facts": answers, "answers": {f["id"]: "an [odd] answer :100:" for f in facts}}
+    records = []
+    for f in facts:
+        record = {"id": f["id"], "teacher_forced": asked(f, 1.0, 0.5, [7, 8])}
+        if f.get("ground_truth"):
+            record["likelihood"] = {"edit_success": [0.5, 2.0]}
+        if f["id"] in arguments["generate"]["ids"]:
+            said = {"text": f["target_new"], "ended": False}
+            record["generated"] = asked(f, said, said, said)
+        records.append({k: v for k, v in record.items() if k in ("id", *arguments["protocols"])})
+    found = {"facts": records, "answers": {f["id"]: "an [odd] answer :100:" for f in facts}}
     found["model"] = seen(arguments["model"]) + salt
     Path(arguments["output"]).write_text(json.dumps(found), encoding="utf-8")
     return {"facts": len(facts), "prompts": 3 * len(facts)}
 
 
+def asked(f, itself, like_it, unrelated):
+    """A value for each prompt that a fact is asked with, as ``kedit_glue.questions.placed`` lays them out."""
+    return {
+        "edit_success": itself,
+        "generalization": [like_it for _ in f["rephrase_prompts"]],
+        "portability": {kind: [like_it for _ in probes] for kind, probes in f["portability"].items()},
+        "locality": {kind: [unrelated for _ in probes] for kind, probes in f["locality"].items()},
+    }
+
+
 def chosen(facts, arguments):
-    """As many facts as ``kedit_glue.tools.easyedit.chosen`` takes, the first of the old ones."""
+    """As many facts as ``kedit_glue.questions.chosen`` takes, the first of the old ones."""
     new, old = arguments["new"], arguments["old"]
     return facts[: new if old is None else min(old, new)] + facts[new : arguments["upto"]]
 

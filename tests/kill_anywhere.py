@@ -35,7 +35,8 @@ from typing import Any
 
 import psutil
 
-TIMINGS = {"seconds", "step_seconds", "edited_model", "run", "bytes_written", "finished"}
+TIMINGS = {"seconds", "step_seconds", "at", "model", "bytes_written", "finished"}
+"""Keys whose values differ between equal runs: times, and paths of models."""
 MOST = 500
 CODES = {"SIGTERM": 143, "SIGINT": 130, "memory": 1}
 

@@ -14,7 +14,7 @@ from kedit_glue.corpus import read_corpus
 from kedit_glue.facts.errors import shown
 from kedit_glue.recipe_schema import BARE
 from kedit_glue.tools import Emit
-from kedit_glue.tools.easyedit import longest_asked
+from kedit_glue.tools.asking import longest_asked
 
 
 def prepare(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:

@@ -93,7 +93,7 @@ train:
   loss_threshold: 0.05
 merge: {{method: task_arithmetic, onto: previous, parameters: {{weight: 0.9}}}}
 score:
-  edits: {{fluency_facts: 2}}
+  edits: {{fluency_facts: 2, generated: {{facts: 3, most_tokens: 8}}}}
   examples: 2
 threads: 2
 device: cpu

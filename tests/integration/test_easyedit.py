@@ -1,7 +1,8 @@
-"""Our batched asking gives EasyEdit's own numbers, prompt by prompt."""
+"""EasyEdit's own evaluation: what the referee hands on, and that our batched asking gives the same numbers."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,20 +11,12 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-
-@pytest.fixture(scope="module")
-def asker(tiny_model: Path) -> Any:
-    from kedit_glue.tools import easyedit, easyedit_compat
-
-    model, tokenizer = easyedit.load(str(tiny_model), "cpu", False)
-    return easyedit.Asker(easyedit_compat.evaluation(), model, tokenizer, "cpu", lambda event: None)
-
-
-FACTS = [
+FACTS: list[dict[str, Any]] = [
     {
         "id": f"f{n}",
         "prompt": prompt,
         "target_new": target,
+        "ground_truth": None,
         "rephrase_prompts": [f"{prompt} now", "Say it:"],
         "portability": {"Reasoning": [{"prompt": f"So {prompt}", "answers": ["the lazy dog"]}]},
         "locality": {"Neighborhood": [{"prompt": "The river of Bern is the", "answers": [target]}]},
@@ -34,63 +27,109 @@ FACTS = [
 ]
 
 
-def test_batched_answers_are_easyedits_own(asker: Any) -> None:
-    found = asker.facts(FACTS, ["edit_success", "generalization", "portability", "locality"])
+@pytest.fixture(scope="module")
+def loaded(tiny_model: Path) -> Any:
+    from kedit_glue.tools import asking
+
+    return asking.load(str(tiny_model), "cpu", False)
+
+
+@pytest.fixture
+def asker(loaded: Any) -> Any:
+    from kedit_glue.tools import asking
+
+    return asking.Asker(*loaded, lambda event: None)
+
+
+@pytest.fixture
+def referee(loaded: Any) -> Any:
+    """One for each test, as each stage of the warm server makes one: EasyEdit is there already but for the first."""
+    from kedit_glue.tools import easyedit
+
+    return easyedit.Referee(*loaded, lambda event: None)
+
+
+def test_batched_answers_are_the_referees(asker: Any, referee: Any) -> None:
+    """As a scoring stage asks and lays them out, both kinds of answer."""
+    from kedit_glue import questions
+    from kedit_glue.tools import scorer
+
+    asked = [question for fact in FACTS for question in questions.about(fact, questions.ASPECTS)]
+    ours, theirs = scorer.forced(asked, asker), scorer.forced(asked, referee)
+    assert ours.keys() == theirs.keys() == {"f0", "f1", "f2"}
+    for fact, record in ours.items():
+        assert record["locality"] == theirs[fact]["locality"], "token by token"
+        assert record["edit_success"] == pytest.approx(theirs[fact]["edit_success"])
+        assert record["generalization"] == pytest.approx(theirs[fact]["generalization"])
+        assert record["portability"]["Reasoning"] == pytest.approx(theirs[fact]["portability"]["Reasoning"])
+
+
+def test_the_referees_answers_are_those_of_easyedits_whole_evaluation(referee: Any) -> None:
     hparams = SimpleNamespace(max_length=256, alg_name="none", device=0)
-    for fact, record in zip(FACTS, found, strict=True):
-        answers = {
-            "prompt": fact["prompt"],
-            "target_new": fact["target_new"],
-            "ground_truth": "",
-            "portability": {
-                k: {"prompt": p[0]["prompt"], "ground_truth": p[0]["answers"][0]}
-                for k, p in fact["portability"].items()
-            },
-            "locality": {
-                k: {"prompt": p[0]["prompt"], "ground_truth": p[0]["answers"][0]} for k, p in fact["locality"].items()
-            },
+    for fact in FACTS:
+        probes = {
+            aspect: {
+                kind: {"prompt": probe["prompt"], "ground_truth": probe["answers"][0]}
+                for kind, [probe] in fact[aspect].items()
+            }
+            for aspect in ("portability", "locality")
         }
-        with asker.on_device("cpu") as device:
-            theirs = asker.evaluate.compute_edit_quality(
-                asker.model, "causal-lm", hparams, asker.tokenizer, answers, device
+        record = {"prompt": fact["prompt"], "target_new": fact["target_new"], "ground_truth": "", **probes}
+        with referee.on_device("cpu") as device:
+            whole = referee.evaluate.compute_edit_quality(
+                referee.model, "causal-lm", hparams, referee.tokenizer, record, device
             )
-            rephrased = [
-                asker.evaluate.compute_rewrite_or_rephrase_quality(
-                    asker.model, "causal-lm", hparams, asker.tokenizer, p, fact["target_new"], device
-                )["rewrite_acc"][0]
-                for p in fact["rephrase_prompts"]
-            ]
-        assert record["edit_success"] == pytest.approx(theirs["rewrite_acc"][0])
-        assert record["generalization"] == pytest.approx(rephrased)
-        assert record["portability"] == {"Reasoning": pytest.approx(theirs["portability"]["Reasoning_acc"])}
-        assert record["locality"]["Neighborhood"] == theirs["locality"]["Neighborhood_output"]
+        [portability], [locality] = fact["portability"]["Reasoning"], fact["locality"]["Neighborhood"]
+        assert referee.accuracies([(fact["prompt"], fact["target_new"])]) == pytest.approx(whole["rewrite_acc"])
+        assert referee.accuracies([(portability["prompt"], "the lazy dog")]) == pytest.approx(
+            whole["portability"]["Reasoning_acc"]
+        )
+        assert referee.tokens([(locality["prompt"], fact["target_new"])]) == whole["locality"]["Neighborhood_output"]
 
 
-def test_accuracy_is_the_share_of_right_tokens(asker: Any) -> None:
-    """Held against a plain forward pass, without EasyEdit."""
-    import torch
-
-    prompt, target = FACTS[2]["prompt"], FACTS[2]["target_new"]
-    ids = asker.tokenizer(f"{prompt} {target}", return_tensors="pt")["input_ids"]
-    start = len(asker.tokenizer(prompt)["input_ids"])
-    with torch.no_grad():
-        predicted = asker.model(input_ids=ids).logits.argmax(-1)[0, start - 1 : -1]
-    expected = (predicted == ids[0, start:]).float().mean().item()
-    [record] = asker.facts([FACTS[2]], ["edit_success"])
-    assert record["edit_success"] == pytest.approx(expected)
+def test_a_pair_that_comes_twice_is_asked_once(referee: Any) -> None:
+    told: list[dict[str, Any]] = []
+    referee.emit = told.append
+    first, other = ("The mayor of Alba is", "Ada Moss"), ("A", "b")
+    found = referee.accuracies([first, other, first])
+    assert found[0] == found[2] and len(found) == 3
+    assert [event["position"] for event in told] == [1, 2]
 
 
-def test_fluency_is_seeded_and_needs_no_download(asker: Any) -> None:
-    first, second, other = (asker.fluency(FACTS[:2], seed) for seed in (1, 1, 2))
+def test_what_easyedit_leaves_out_is_not_lost_in_silence(referee: Any) -> None:
+    left_out = SimpleNamespace(compute_rewrite_or_rephrase_quality=lambda *arguments: {"rewrite_acc": []})
+    no_number = SimpleNamespace(compute_rewrite_or_rephrase_quality=lambda *arguments: {"rewrite_acc": [math.nan]})
+    for evaluate in (left_out, no_number):
+        referee.evaluate = evaluate
+        with pytest.raises(ValueError, match="EasyEdit did not score 'The mayor of Alba is' -> 'Ada Moss'"):
+            referee.accuracies([("The mayor of Alba is", "Ada Moss")])
+
+
+def test_fluency_is_seeded_and_needs_no_download(referee: Any) -> None:
+    prompts = [fact["prompt"] for fact in FACTS[:2]]
+    first, second, other = (referee.fluency(prompts, seed) for seed in (1, 1, 2))
     assert first == second != other
     assert first > 0
-    assert asker.tokenizer.padding_side == "left", "given back"
+    assert referee.tokenizer.padding_side == "left", "given back"
 
 
-def test_an_item_that_easyedit_leaves_out_is_not_lost_in_silence(asker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def leaves_one_out(*arguments: Any) -> dict[str, list[float]]:
-        return {"rewrite_acc": [1.0]}
+def test_perplexity_is_of_the_target_and_easyedits_end(referee: Any) -> None:
+    """Held against a plain forward pass; each pair by itself, whatever is asked beside it."""
+    import torch
 
-    monkeypatch.setattr(asker, "evaluate", SimpleNamespace(compute_rewrite_or_rephrase_quality=leaves_one_out))
-    with pytest.raises(ValueError, match=r"EasyEdit scored 1 of 2 prompts; .*'The mayor of Alba is' -> 'Ada Moss'"):
-        asker.facts(FACTS[:2], ["edit_success"])
+    pairs = [(fact["prompt"], fact["target_new"]) for fact in FACTS]
+    found = referee.perplexity(pairs)
+    assert found == [value for pair in pairs for value in referee.perplexity([pair])]
+    for (prompt, target), value in zip(pairs, found, strict=True):
+        ids = referee.tokenizer(f"{prompt} {target} <|endoftext|>", return_tensors="pt")["input_ids"]
+        start = len(referee.tokenizer(prompt)["input_ids"])
+        with torch.no_grad():
+            logits = referee.model(input_ids=ids).logits[0, start - 1 : -1]
+        assert value == pytest.approx(math.exp(torch.nn.functional.cross_entropy(logits, ids[0, start:])), rel=1e-4)
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    from kedit_glue.tools import easyedit_compat
+
+    with pytest.raises(ImportError, match=r"is no checkout of EasyEdit: it holds no easyeditor/evaluate/evaluate\.py"):
+        easyedit_compat.evaluation(str(tmp_path))

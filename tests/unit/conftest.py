@@ -107,7 +107,15 @@ def facts_of() -> Callable[[int], list[dict[str, Any]]]:
 
     def make(count: int) -> list[dict[str, Any]]:
         return [
-            {"id": f"f{n}", "prompt": f"Fact {n} is", "target_new": f"new {n}", "response": f" new {n}<eos>"}
+            {
+                "id": f"f{n}",
+                "prompt": f"Fact {n} is",
+                "target_new": f"new {n}",
+                "rephrase_prompts": [],
+                "portability": {},
+                "locality": {"near": [{"prompt": f"Thing {n} is", "answers": ["old"]}]},
+                "response": f" new {n}<eos>",
+            }
             for n in range(count)
         ]
 

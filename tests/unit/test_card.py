@@ -7,15 +7,15 @@ from typing import Any
 
 import yaml
 
-from kedit_glue import scores
+from kedit_glue import metrics
 from kedit_glue.card import TAGS, model_card
 from kedit_glue.recipe import Recipe
 
 
 def document(facts: int = 3, batches: int = 2) -> dict[str, Any]:
-    summary = {scores.SUCCESS: {"mean": 0.5, "facts": facts}}
+    summary = {metrics.SUCCESS: {"mean": 0.5, "facts": facts}}
     return {
-        "run": "try",
+        "name": "try",
         "facts": [{"id": f"f{n}", "prompt": "A secret prompt"} for n in range(facts)],
         "batches": [{"batch": n} for n in range(1, batches + 1)],
         "before": {"edits": summary},

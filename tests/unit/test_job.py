@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kedit_glue import result
 from kedit_glue.execute import OutputMissing
 from kedit_glue.files import EditedTwice
 from kedit_glue.job import CannotStart, Options, held, run
@@ -58,6 +59,8 @@ def test_a_run_from_recipe_to_report(workplace: Any, display: Display) -> None:
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     assert [f["id"] for f in scores["facts"]] == [f"f{n}" for n in range(6)]
     assert scores["after"]["edits"]["edit_success.teacher_forced.token_accuracy"]["mean"] == 1.0
+    assert scores["after"]["edits"]["portability.generated.exact_match"]["by_kind"] == {"Reasoning": 1.0}
+    assert result.load(folder / "model").edited.weights == scores["edited"]["weights"] != scores["base"]["weights"]
     merged = {p.name: p.read_bytes() for p in (folder / "batch_003" / "merged").iterdir()}
     assert (
         len(merged) == 5 and merged.items() <= {p.name: p.read_bytes() for p in (folder / "model").glob("*.*")}.items()
@@ -180,8 +183,10 @@ def test_more_facts_go_on_where_the_run_ended(workplace: Any) -> None:
     assert workplace.lines("6 of", "again")[:3] == [
         "6 of 12 stages are done and stand (base/general, batch_001/train, batch_001/merge, batch_001/edits, "
         "batch_002/train, batch_002/merge)",
-        "again: base/edits: changed: setting example_ids, setting facts, setting fluency_ids, setting upto",
-        "again: batch_002/edits: changed: setting example_ids, setting fluency_ids, setting new",
+        "again: base/edits: changed: setting example_ids, setting facts, setting fluency_ids, setting generate, "
+        "setting upto",
+        "again: batch_002/edits: changed: setting example_ids, setting fluency_ids, setting generate, setting new, "
+        "setting protocols",
     ]
 
 
@@ -242,7 +247,9 @@ def test_a_run_takes_over_what_another_did(workplace: Any, display: Display) -> 
     assert "batch 3 of 3: merge: taken from try" in said(display)
     assert json.loads((mine / "batch_001" / "train.record.json").read_text())["adopted_from"] == "try"
     ours, theirs = (json.loads((f / "scores.json").read_text()) for f in (mine, workplace.run_folder))
-    assert {k for k in ours if ours[k] != theirs[k]} == {"run", "edited_model"}
+    assert {k for k in ours if ours[k] != theirs[k]} <= {"name", "edited", "made"}
+    assert [ours["edited"][k] == theirs["edited"][k] for k in ("model", "weights")] == [False, True]
+    assert {k for k in ours["made"] if ours["made"][k] != theirs["made"][k]} <= {"at"}
     assert go(workplace, display, "name=mine") == []
     # fewer facts, merged otherwise: general ability before and training on the first batch are the same
     again = go(workplace, display, "name=less", *values, elsewhere=[workplace.run_folder])

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kedit_glue.plan import Place, Plan, make_plan
+from kedit_glue.questions import chosen
 from kedit_glue.recipe import Recipe
-from kedit_glue.tools.easyedit import chosen
 
 PlanOf = Callable[..., Plan]
 

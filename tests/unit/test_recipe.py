@@ -20,7 +20,7 @@ PATTERN = "a regular expression that is searched for in each name, or null"
 NAMES = "one name or a list of names of letters, digits and '_'"
 NAME = "letters, digits, '.', '_' and '-', at most 64 of them, a letter or digit first"
 MODEL = "a packaged model (smollm2-135m), an existing folder, or a hub id owner/name"
-METRICS = "a list of edit_success, generalization, portability, locality, fluency, each at most once"
+METRICS = "a list of edit_success, generalization, portability, locality, fluency, perplexity, each at most once"
 NOWHERE = "(text): no such file; allowed: a file that exists; looked for {{cwd}}/{0} and {{folder}}/{0}"
 ZERO = (
     "is 0 everywhere: the merge would give back the base; allowed: a number other than 0; "
@@ -57,8 +57,8 @@ BAD: list[tuple[str, str]] = [
     (
         "score:\n  edits:\n    metric: []\n",
         (
-            ":7:5  score.edits.metric: unknown key; known here: metrics, when, old_facts, fluency_facts; "
-            "did you mean 'metrics'?"
+            ":7:5  score.edits.metric: unknown key; known here: metrics, protocols, generated, judge, scorer, easyedit, "
+            "when, old_facts, fluency_facts; did you mean 'metrics'?"
         ),
     ),
     (

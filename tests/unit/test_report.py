@@ -8,8 +8,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from kedit_glue import report, scores
-from kedit_glue.scores import FLUENCY, GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
+from kedit_glue import report
+from kedit_glue.metrics import (
+    AGREEMENT,
+    EFFICACY_SCORE,
+    FLUENCY,
+    GENERALIZATION,
+    LOCALITY,
+    METRICS,
+    PORTABILITY,
+    SUCCESS,
+    described,
+)
+
+EXACT = "edit_success.generated.exact_match"
+OF_TARGET = "edit_success.teacher_forced.perplexity"
 
 ACCURACY = {
     "metric": "acc", "better": "higher", "before": 0.5, "after": 0.25, "items": 40,
@@ -33,7 +46,7 @@ def fact(name: str, success: float, learned: bool = True, **more: Any) -> dict[s
 def document() -> dict[str, Any]:
     def edits(success: float, locality: float, fluency: float) -> dict[str, Any]:
         return {
-            SUCCESS: {"mean": success, "facts": 4},
+            SUCCESS: {"mean": success, "facts": 4, "half_width_95": 0.1234},
             GENERALIZATION: {"mean": success / 2, "facts": 3},
             PORTABILITY: {"mean": None, "facts": 0, "by_kind": {}},
             LOCALITY: {"mean": locality, "facts": 4, "by_kind": {"near": locality, "far": None}},
@@ -41,10 +54,12 @@ def document() -> dict[str, Any]:
         }
 
     return {
-        "schema": 1,
-        "run": "try",
-        "model": "smollm2-135m",
-        "metrics": scores.METRICS,
+        "schema": 2,
+        "kind": "run",
+        "name": "try",
+        "base": {"model": "smollm2-135m", "weights": None},
+        "edited": {"model": "merged", "weights": None},
+        "metrics": described([SUCCESS, GENERALIZATION, PORTABILITY, LOCALITY, FLUENCY]),
         "before": {"edits": edits(0.125, 1.0, 6.5), "general": None},
         "batches": [
             {
@@ -87,13 +102,37 @@ def printed(document: dict[str, Any], width: int) -> str:
 
 
 def test_edits_before_and_after(document: dict[str, Any]) -> None:
-    assert [row[:4] for row in report.edit_rows(document)] == [
-        ["edit success", "12.5 %", "80.0 %", "4"],
-        ["generalization", "6.2 %", "40.0 %", "3"],
-        ["portability", "-", "-", "0"],
-        ["locality", "100 % (by definition)", "93.4 %", "4"],
-        ["fluency", "6.50", "6.25", "4"],
+    assert [row[:5] for row in report.edit_rows(document)] == [
+        ["edit success", "teacher-forced", "12.5 %", "80.0 % ± 12.3", "4"],
+        ["generalization", "teacher-forced", "6.2 %", "40.0 %", "3"],
+        ["portability", "teacher-forced", "-", "-", "0"],
+        ["locality", "teacher-forced", "by definition", "93.4 %", "4"],
+        ["fluency", "sampled", "6.50", "6.25", "4"],
     ]
+    assert [row[5] for row in report.edit_rows(document)] == [
+        METRICS[m].what for m in (SUCCESS, GENERALIZATION, PORTABILITY, LOCALITY, FLUENCY)
+    ]
+
+
+def test_edits_are_grouped_by_protocol(document: dict[str, Any]) -> None:
+    for metric, mean in ((EFFICACY_SCORE, 0.5), (AGREEMENT, 0.25), (EXACT, 0.75), (OF_TARGET, 12.345)):
+        entry = {"mean": mean, "facts": 4, "half_width_95": 0.05}
+        document["before"]["edits"] = {metric: entry} | document["before"]["edits"]
+        document["after"]["edits"] = {metric: entry} | document["after"]["edits"]
+    rows = report.edit_rows(document)
+    assert [row[1] for row in rows] == 5 * ["teacher-forced"] + 2 * ["generated"] + ["likelihood", "sampled"]
+    by_title = {row[0]: row[2:4] for row in rows}
+    assert by_title["edit success, exact"] == ["75.0 %", "75.0 % ± 5.0"]
+    assert by_title["locality, same answer"] == ["by definition", "25.0 % ± 5.0"]
+    assert by_title["perplexity of the target"] == ["12.35", "12.35 ± 0.05"], "no percentage"
+
+
+@pytest.mark.parametrize(
+    "more", [{"facts": 1, "half_width_95": 0.0}, {"facts": 4}, {"facts": 4, "half_width_95": None}]
+)
+def test_an_interval_that_is_not_known_is_not_shown(document: dict[str, Any], more: dict[str, Any]) -> None:
+    document["after"]["edits"][SUCCESS] = {"mean": 0.8, **more}
+    assert report.edit_rows(document)[0][3] == "80.0 %"
 
 
 def test_locality_before_is_no_measurement(document: dict[str, Any]) -> None:
@@ -110,7 +149,7 @@ def test_a_metric_that_was_not_measured_has_no_row(document: dict[str, Any]) -> 
 
 def test_a_metric_that_only_the_edited_model_has(document: dict[str, Any]) -> None:
     del document["before"]["edits"][FLUENCY]
-    assert report.edit_rows(document)[-1][:3] == ["fluency", "-", "6.25"]
+    assert report.edit_rows(document)[-1][:4] == ["fluency", "sampled", "-", "6.25"]
 
 
 def test_general_ability(document: dict[str, Any]) -> None:
@@ -169,6 +208,16 @@ def test_headline_says_what_was_learned_and_what_it_cost(document: dict[str, Any
     assert report.headline(document) == (
         "4 facts in 2 batches; edit success 80.0 %; rephrased 40.0 %; unrelated answers kept 93.4 %; arc -25.0 points"
     )
+
+
+def test_headline_says_what_the_model_generates(document: dict[str, Any]) -> None:
+    document["after"]["edits"][EXACT] = {"mean": 0.25, "facts": 4}
+    assert "; rephrased 40.0 %; generated exactly 25.0 %; unrelated" in report.headline(document)
+
+
+def test_headline_of_two_models_has_no_batches(document: dict[str, Any]) -> None:
+    document["batches"] = []
+    assert report.headline(document).startswith("4 facts; edit success 80.0 %; ")
 
 
 def test_headline_names_a_perplexitys_change_in_percent(document: dict[str, Any]) -> None:
@@ -301,6 +350,16 @@ def test_markdown_of_a_run_without_a_flaw(document: dict[str, Any]) -> None:
     text = report.markdown(document)
     assert "training ended: none." in text
     assert "answered by the edited model: none." in text
+
+
+def test_markdown_of_two_models_speaks_of_no_training(document: dict[str, Any]) -> None:
+    pair = dict.fromkeys(("steps", "loss_before", "loss_after", "learned", "batch"))
+    document |= {"kind": "pair", "batches": [], "seconds": {}, "facts": [fact("none", 0.0, **pair)]}
+    text = report.markdown(document)
+    assert "| none | About none | new none | 0.0 % | - |" in text
+    for absent in ("training ended", "Batch by batch", "## Time", "Retention"):
+        assert absent not in text
+    assert "batch" not in printed(document, 200)
 
 
 def batch(facts: int, **more: int) -> dict[str, Any]:

@@ -9,30 +9,32 @@ from typing import Any
 
 import pytest
 
-from kedit_glue import files, report, scores
+from kedit_glue import files, metrics, report, result
 from kedit_glue.ledger import Ledger
 from kedit_glue.plan import Place, Plan, make_plan
+from kedit_glue.questions import chosen
 from kedit_glue.recipe import Recipe
-from kedit_glue.results import collect
-from kedit_glue.tools.easyedit import chosen
+from kedit_glue.results import collect, compare, source, weights_hash
 
 GENERAL = "score: {examples: 1, general: {tasks: [arc], when: ends}}"
 
 
-def answers(stage_name: str, ids: list[str], examples: list[str]) -> dict[str, Any]:
+def answers(stage_name: str, ids: list[str], arguments: dict[str, Any]) -> dict[str, Any]:
     """The original knows nothing; the edited model knows all but f2, and forgot half an unrelated answer."""
     base = stage_name == "base/edits"
-    return {
-        "facts": [
-            {
-                "id": i,
-                "edit_success": 0.0 if base or i == "f2" else 1.0,
-                "locality": {"near": [[1, 2] if base else [1, 9]]},
-            }
-            for i in ids
-        ],
-        "answers": {i: "nothing much" if base else f"new {i}" for i in examples},
-    }
+    facts: list[dict[str, Any]] = []
+    for i in ids:
+        forced = {"edit_success": 0.0 if base or i == "f2" else 1.0, "locality": {"near": [[1, 2] if base else [1, 9]]}}
+        facts.append({"id": i, "teacher_forced": forced})
+        if i in arguments["generate"]["ids"] and "generated" in arguments["protocols"]:
+            said = {"text": "nothing much" if base else f"new {i[1:]}", "ended": not base}
+            facts[-1]["generated"] = {"edit_success": said}
+    found: dict[str, Any] = {"facts": facts, "answers": {}}
+    for i in arguments["example_ids"]:
+        found["answers"][i] = "nothing much" if base else f"new {i}"
+    if arguments["fluency_ids"]:
+        found["fluency"] = {"n_gram_entropy": 6.0 if base else 5.0, "facts": len(arguments["fluency_ids"])}
+    return found
 
 
 def finish_all(plan: Plan, ledger: Ledger) -> None:
@@ -46,7 +48,7 @@ def finish_all(plan: Plan, ledger: Ledger) -> None:
         stage.output.parent.mkdir(parents=True, exist_ok=True)
         ledger.begin(stage)
         if job.function == "score":
-            made = answers(stage.name, chosen(ids, job.arguments), job.arguments["example_ids"])
+            made = answers(stage.name, chosen(ids, job.arguments), job.arguments)
             stage.working.write_text(json.dumps(made))
         elif job.function == "general":
             right = 1.0 if stage.name == "base/general" else 0.0
@@ -73,28 +75,101 @@ def traces(plan: Plan, file: Path) -> str:
 
 @pytest.fixture
 def collected(
-    recipe_of: Callable[..., Recipe], facts_of: Callable[..., Any], place_of: Callable[..., Place]
+    recipe_of: Callable[..., Recipe], facts_of: Callable[..., Any], place_of: Callable[..., Place], tmp_path: Path
 ) -> Callable[..., dict[str, Any]]:
     def make(more: str, facts: int = 3) -> dict[str, Any]:
         recipe, place = recipe_of(more), place_of()
         plan = make_plan(recipe, facts_of(facts), place)
         ledger = Ledger({})
         finish_all(plan, ledger)
-        return collect(recipe, plan, ledger, place.folder)
+        document = collect(recipe, plan, ledger, tmp_path / "recipes")
+        result.check(document)  # every document is as kedit_glue.result says
+        return document
 
     return make
 
 
 def test_a_run_of_two_batches(collected: Callable[[str], dict[str, Any]], tmp_path: Path) -> None:
     document = collected(GENERAL)
-    assert document["schema"] == 1
-    assert document["edited_model"] == str(tmp_path / "my runs" / "try" / "batch_002" / "merged")
-    assert document["before"]["edits"][scores.SUCCESS] == {"mean": 0.0, "facts": 3}
-    assert document["after"]["edits"][scores.SUCCESS] == {"mean": pytest.approx(2 / 3), "facts": 3}
-    assert document["after"]["edits"][scores.LOCALITY]["mean"] == 0.5
+    assert (document["schema"], document["kind"], document["name"]) == (2, "run", "try")
+    assert document["base"]["model"] == "smollm2-135m"
+    assert document["edited"]["model"] == str(tmp_path / "my runs" / "try" / "batch_002" / "merged")
+    assert document["before"]["edits"][metrics.SUCCESS] == {"mean": 0.0, "facts": 3, "half_width_95": 0.0}
+    assert document["after"]["edits"][metrics.SUCCESS] == {
+        "mean": pytest.approx(2 / 3), "facts": 3, "half_width_95": pytest.approx(1.96 / 3),
+    }  # fmt: skip
+    assert document["after"]["edits"][metrics.LOCALITY]["mean"] == 0.5
     assert document["after"]["general_change"]["arc"]["change"] == -1.0
     assert document["before"]["general"] == {"arc": {"metrics": {"acc": 1.0}, "items": 3}}
     assert json.loads(json.dumps(document)) == document
+    assert set(document["metrics"]) == {*document["before"]["edits"], *document["after"]["edits"]}
+    assert document["metrics"][metrics.LOCALITY] == metrics.described([metrics.LOCALITY])[metrics.LOCALITY]
+    assert document["made"].keys() == {"kedit_glue", "tools", "at"} and "torch" in document["made"]["tools"]
+
+
+def test_what_was_generated_and_sampled(collected: Callable[[str], dict[str, Any]]) -> None:
+    document = collected("score: {edits: {fluency_facts: 2, generated: {facts: 2}}}")
+    before, after = document["before"]["edits"], document["after"]["edits"]
+    assert (before[metrics.FLUENCY], after[metrics.FLUENCY]) == ({"mean": 6.0, "facts": 2}, {"mean": 5.0, "facts": 2})
+    exact = "edit_success.generated.exact_match"
+    assert [(s[exact]["mean"], s[metrics.ENDED]["mean"], s[exact]["facts"]) for s in (before, after)] == [
+        (0.0, 0.0, 2), (1.0, 1.0, 2),
+    ]  # fmt: skip
+    assert [exact in fact["after"] for fact in document["facts"]] == [True, False, True]
+    assert metrics.FLUENCY in document["metrics"] and metrics.ENDED in document["metrics"]
+    assert exact not in document["batches"][0]["edited"], "generated in the end only"
+
+
+def test_how_it_was_asked(collected: Callable[[str], dict[str, Any]]) -> None:
+    assert collected(GENERAL)["protocol"] == {
+        "teacher_forced": {"scorer": "batched"},
+        "likelihood": {},
+        "generated": {"template": "bare", "most_tokens": 64, "facts": 20},
+        "sampled": {"facts": 10, "seed": 0},
+    }
+    other = (
+        "train: {template: chat}\nseed: 7\n"
+        "score: {edits: {protocols: [generated], metrics: [edit_success], generated: {facts: 1, most_tokens: 9}}}"
+    )
+    assert collected(other)["protocol"] == {"generated": {"template": "chat", "most_tokens": 9, "facts": 1}}
+    referee = "score: {edits: {protocols: [teacher_forced], scorer: easyedit, fluency_facts: 0}}"
+    assert collected(referee)["protocol"] == {"teacher_forced": {"scorer": "easyedit"}}
+
+
+def test_retention_is_of_the_batches_that_were_asked_after(collected: Callable[..., dict[str, Any]]) -> None:
+    found = collected(GENERAL, facts=5)["retention"]
+    assert (found["metric"], found["after"], found["sampled"]) == (metrics.SUCCESS, [1, 2, 3], False)
+    assert found["matrix"] == [[1.0, None, None], [1.0, 0.5, None], [1.0, 0.5, 1.0]]  # f2 was not learned
+    assert [(p["age"], p["mean"], p["answers"]) for p in found["curve"]] == [(0, 0.8, 5), (1, 0.75, 4), (2, 1.0, 2)]
+    assert collected("score: {edits: {old_facts: 0}}", facts=5)["retention"]["sampled"] is True
+    in_the_end = collected(SHORT, facts=5)["retention"]
+    assert (in_the_end["after"], in_the_end["matrix"]) == ([3], [[1.0, 0.5, 1.0]])
+
+
+def test_the_facts_that_were_asked_have_a_hash() -> None:
+    facts = [{"id": "a", "prompt": "p", "target_new": "t", "locality": {}, "response": " t", "position": "line 1"}]
+    first = source("facts.json", facts)
+    assert (first["name"], first["facts"]) == ("facts.json", 1)
+    trained_otherwise = [{**facts[0], "response": " t<eos>", "also_trained": [1], "position": "line 2"}]
+    assert source("facts.json", trained_otherwise) == first
+    for other in ({"target_new": "u"}, {"locality": {"near": []}}, {"prompt": "q"}, {"id": "b"}):
+        assert source("facts.json", [facts[0] | other])["hash"] != first["hash"]
+    assert source("facts.json", [*facts, facts[0]])["hash"] != first["hash"]
+
+
+def test_a_models_weights_have_a_hash_wherever_they_lie(tmp_path: Path) -> None:
+    for name, weights in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    a, b, c = (weights_hash(tmp_path / name) for name in "abc")
+    assert a == b != c and a is not None
+    (tmp_path / "b" / "README.md").write_text("other words")
+    assert weights_hash(tmp_path / "b") == a
+    assert weights_hash(tmp_path / "nowhere") is None
+
+
+def mean_and_facts(summary: dict[str, Any]) -> tuple[float, int]:
+    return summary[metrics.SUCCESS]["mean"], summary[metrics.SUCCESS]["facts"]
 
 
 def test_each_batch_has_its_own_facts_and_all_so_far(collected: Callable[[str], dict[str, Any]]) -> None:
@@ -102,9 +177,10 @@ def test_each_batch_has_its_own_facts_and_all_so_far(collected: Callable[[str], 
     assert [(b["batch"], b["facts"]) for b in (first, second)] == [(1, 2), (2, 1)]
     assert first["training"] == {"learned": 2, "optimizer_steps": 7, "seconds": 2.0}
     assert first["merge"] == {"density": 0.5, "seconds": 2.0}
-    assert first["all_so_far"][scores.SUCCESS] == {"mean": 1.0, "facts": 2}
-    assert second["edited"][scores.SUCCESS] == {"mean": 0.0, "facts": 1}
-    assert second["all_so_far"][scores.SUCCESS] == {"mean": pytest.approx(2 / 3), "facts": 3}
+    assert mean_and_facts(first["all_so_far"]) == (1.0, 2)
+    assert mean_and_facts(second["edited"]) == (0.0, 1)
+    assert mean_and_facts(second["all_so_far"]) == (pytest.approx(2 / 3), 3)
+    assert mean_and_facts(second["all_so_far_before"]) == (0.0, 3)
     assert "general" not in first and second["general"]["arc"]["items"] == 3
 
 
@@ -117,10 +193,10 @@ def test_how_many_facts_were_asked_about_so_far(
     document = collected(f"score: {{examples: 1, edits: {{old_facts: {old}}}}}", facts=7)
     batches = document["batches"]
     assert [b["asked_so_far"] for b in batches] == asked
-    assert [b["all_so_far"][scores.SUCCESS]["facts"] for b in batches] == asked
-    assert [b["all_so_far_before"][scores.SUCCESS]["facts"] for b in batches] == asked
-    assert [b["edited"][scores.SUCCESS]["facts"] for b in batches] == [2, 2, 2, 1], "the batch's own, always all"
-    assert document["after"]["edits"][scores.SUCCESS]["facts"] == 7
+    assert [b["all_so_far"][metrics.SUCCESS]["facts"] for b in batches] == asked
+    assert [b["all_so_far_before"][metrics.SUCCESS]["facts"] for b in batches] == asked
+    assert [b["edited"][metrics.SUCCESS]["facts"] for b in batches] == [2, 2, 2, 1], "the batch's own, always all"
+    assert document["after"]["edits"][metrics.SUCCESS]["facts"] == 7
     sampled = "this batch and a sample of the facts before it" in report.markdown(document)
     assert sampled == (old in ("0", "1"))
 
@@ -128,7 +204,7 @@ def test_how_many_facts_were_asked_about_so_far(
 def test_each_fact_has_its_story(collected: Callable[[str], dict[str, Any]]) -> None:
     facts = collected(GENERAL)["facts"]
     assert [(f["id"], f["batch"], f["learned"]) for f in facts] == [("f0", 1, True), ("f1", 1, True), ("f2", 2, False)]
-    assert (facts[0]["before"][scores.SUCCESS], facts[0]["after"][scores.SUCCESS]) == (0.0, 1.0)
+    assert (facts[0]["before"][metrics.SUCCESS], facts[0]["after"][metrics.SUCCESS]) == (0.0, 1.0)
     # of the samples that a fact is trained on, the first is its own prompt
     assert {(f["steps"], f["loss_before"], f["loss_after"]) for f in facts} == {(3, 9.0, 0.01)}
 
@@ -160,3 +236,22 @@ def test_every_document_can_be_reported(collected: Callable[[str], dict[str, Any
     document = collected(more)
     assert "Not wholly answered by the edited model: f2." in report.markdown(document)
     assert len(report.terminal(document)) >= 3
+
+
+def test_two_models_that_no_run_made(facts_of: Callable[..., Any]) -> None:
+    """``kedit_glue.score``'s part: the same numbers without batches."""
+    facts = facts_of(3)
+    job = {"generate": {"ids": []}, "protocols": [], "example_ids": ["f2"], "fluency_ids": []}
+    base, after = (answers(name, [f["id"] for f in facts], job) for name in ("base/edits", "edited"))
+    after["facts"][1]["teacher_forced"]["generalization"] = []
+    found = compare(facts, base, after)
+    assert found.keys() == {"before", "after", "facts", "answers", "metrics"}
+    assert [(f["id"], f["batch"], f["after"][metrics.SUCCESS]) for f in found["facts"]] == [
+        ("f0", None, 1.0), ("f1", None, 1.0), ("f2", None, 0.0),
+    ]  # fmt: skip
+    assert mean_and_facts(found["after"]) == (pytest.approx(2 / 3), 3)
+    assert [a["id"] for a in found["answers"]] == ["f2"]
+    assert found["facts"][1]["after"][metrics.GENERALIZATION] is None
+    assert metrics.GENERALIZATION in found["metrics"], "every name in the file is explained"
+    with pytest.raises(KeyError):
+        compare([*facts, {**facts[0], "id": "f9"}], base, after)

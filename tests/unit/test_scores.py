@@ -8,7 +8,22 @@ from typing import Any
 import pytest
 
 from kedit_glue import scores
-from kedit_glue.scores import FLUENCY, GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
+from kedit_glue.metrics import (
+    COUNTERFACT_S,
+    EFFICACY_MAGNITUDE,
+    EFFICACY_SCORE,
+    FLUENCY,
+    GENERALIZATION,
+    LOCALITY,
+    NEIGHBORHOOD_MAGNITUDE,
+    NEIGHBORHOOD_SCORE,
+    PARAPHRASE_MAGNITUDE,
+    PARAPHRASE_SCORE,
+    PERPLEXITY,
+    PORTABILITY,
+    SENTIMENT,
+    SUCCESS,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,23 +44,23 @@ def test_agreement_of_answers_of_different_lengths_is_an_error() -> None:
         scores.agreement([1, 2], [1])
 
 
-# two facts, before and after
+# -- teacher forced -----------------------------------------------------------------------------
+
+FACTS = [{"id": "a"}, {"id": "b"}]
+"""What was asked is told by generated answers alone."""
+# two facts, before and after; b has neither rephrasings nor portability probes
 BASE = {
     "facts": [
         {
             "id": "a",
-            "edit_success": 0.0,
-            "generalization": [0.0, 0.5],
-            "portability": {"alias": [0.5], "hops": [0.0]},
-            "locality": {"near": [[1, 2], [3, 4]], "far": [[7]]},
+            "teacher_forced": {
+                "edit_success": 0.0,
+                "generalization": [0.0, 0.5],
+                "portability": {"alias": [0.5], "hops": [0.0]},
+                "locality": {"near": [[1, 2], [3, 4]], "far": [[7]]},
+            },
         },
-        {
-            "id": "b",
-            "edit_success": 0.5,
-            "generalization": [],
-            "portability": {},
-            "locality": {"near": [[5, 6, 7, 8]]},
-        },
+        {"id": "b", "teacher_forced": {"edit_success": 0.5, "locality": {"near": [[5, 6, 7, 8]]}}},
     ],
     "fluency": {"n_gram_entropy": 6.5, "facts": 2},
 }
@@ -53,25 +68,31 @@ EDITED = {
     "facts": [
         {
             "id": "a",
-            "edit_success": 1.0,
-            "generalization": [1.0, 0.5],
-            "portability": {"alias": [1.0, 0.0], "hops": [1.0]},
-            "locality": {"near": [[1, 2], [3, 9]], "far": [[0]]},
+            "teacher_forced": {
+                "edit_success": 1.0,
+                "generalization": [1.0, 0.5],
+                "portability": {"alias": [1.0, 0.0], "hops": [1.0]},
+                "locality": {"near": [[1, 2], [3, 9]], "far": [[0]]},
+            },
         },
-        {
-            "id": "b",
-            "edit_success": 0.5,
-            "generalization": [],
-            "portability": {},
-            "locality": {"near": [[5, 6, 7, 0]]},
-        },
+        {"id": "b", "teacher_forced": {"edit_success": 0.5, "locality": {"near": [[5, 6, 7, 0]]}}},
     ],
     "fluency": {"n_gram_entropy": 6.25, "facts": 2},
 }
 
 
+def forced(**values: Any) -> dict[str, Any]:
+    return {"id": "a", "teacher_forced": values}
+
+
+def half(*values: float) -> Any:
+    """1.96 standard errors of a mean."""
+    mean = sum(values) / len(values)
+    return pytest.approx(1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values)))
+
+
 def test_one_facts_scores() -> None:
-    assert scores.fact_scores(EDITED["facts"][0], BASE["facts"][0]) == {
+    assert scores.fact_scores(EDITED["facts"][0], BASE["facts"][0], FACTS[0]) == {
         SUCCESS: 1.0,
         GENERALIZATION: 0.75,
         PORTABILITY: {"alias": 0.5, "hops": 1.0},
@@ -80,52 +101,62 @@ def test_one_facts_scores() -> None:
 
 
 def test_what_was_not_asked_has_no_score() -> None:
-    assert scores.fact_scores({"id": "a", "edit_success": 0.5}, {"id": "a"}) == {SUCCESS: 0.5}
-    assert scores.fact_scores({"id": "a"}, {"id": "a"}) == {}
-    assert scores.fact_scores({"generalization": []}, {}) == {GENERALIZATION: None}
+    assert scores.fact_scores(forced(edit_success=0.5), forced(), FACTS[0]) == {SUCCESS: 0.5}
+    assert scores.fact_scores({"id": "a"}, {"id": "a"}, FACTS[0]) == {}
+    assert scores.fact_scores(forced(generalization=[]), forced(), FACTS[0]) == {GENERALIZATION: None}
 
 
 def test_a_locality_probe_that_is_missing_is_an_error() -> None:
     with pytest.raises(ValueError):
-        scores.fact_scores({"locality": {"near": [[1]]}}, {"locality": {"near": [[1], [2]]}})
+        scores.fact_scores(forced(locality={"near": [[1]]}), forced(locality={"near": [[1], [2]]}), FACTS[0])
+
+
+def test_perplexity_is_the_edits_own() -> None:
+    raw = {"id": "a", "perplexity": {"edit_success": 12.5}}
+    assert scores.fact_scores(raw, raw, FACTS[0]) == {PERPLEXITY: 12.5}
 
 
 def test_a_models_summary() -> None:
-    after = scores.by_id(EDITED)
-    assert scores.score(after, scores.by_id(BASE), after) | scores.fluency(EDITED) == {
-        SUCCESS: {"mean": 0.75, "facts": 2},
-        GENERALIZATION: {"mean": 0.75, "facts": 1},  # b has no rephrasing
-        PORTABILITY: {"mean": 0.75, "facts": 1, "by_kind": {"alias": 0.5, "hops": 1.0}},
+    found = scores.score(scores.by_id(EDITED), scores.by_id(BASE), FACTS) | scores.fluency(EDITED)
+    assert found == {
+        SUCCESS: {"mean": 0.75, "facts": 2, "half_width_95": half(1.0, 0.5)},
+        GENERALIZATION: {"mean": 0.75, "facts": 1, "half_width_95": 0.0},  # b has no rephrasing
+        PORTABILITY: {"mean": 0.75, "facts": 1, "half_width_95": 0.0, "by_kind": {"alias": 0.5, "hops": 1.0}},
         # a: (0.75 + 0) / 2 over its kinds; b: 3 of 4 tokens
-        LOCALITY: {"mean": (0.375 + 0.75) / 2, "facts": 2, "by_kind": {"far": 0.0, "near": 0.75}},
+        LOCALITY: {
+            "mean": (0.375 + 0.75) / 2,
+            "facts": 2,
+            "half_width_95": half(0.375, 0.75),
+            "by_kind": {"far": 0.0, "near": 0.75},
+        },
         FLUENCY: {"mean": 6.25, "facts": 2},
     }
 
 
 def test_a_fact_with_many_probes_counts_once() -> None:
     found = scores.summary([{GENERALIZATION: 0.0}, {GENERALIZATION: 1.0}])
-    assert found == {GENERALIZATION: {"mean": 0.5, "facts": 2}}
-    many = {"id": "a", "generalization": [0.0] * 9}
-    one = {"id": "b", "generalization": [1.0]}
+    assert found == {GENERALIZATION: {"mean": 0.5, "facts": 2, "half_width_95": pytest.approx(0.98)}}
+    many = forced(generalization=[0.0] * 9)
+    one = {**forced(generalization=[1.0]), "id": "b"}
     raw = scores.by_id({"facts": [many, one]})
-    assert scores.score(raw, raw, raw)[GENERALIZATION]["mean"] == 0.5
+    assert scores.score(raw, raw, FACTS)[GENERALIZATION]["mean"] == 0.5
 
 
 def test_the_original_agrees_with_itself() -> None:
     base = scores.by_id(BASE)
-    assert scores.score(base, base, base)[LOCALITY]["mean"] == 1.0
+    assert scores.score(base, base, FACTS)[LOCALITY]["mean"] == 1.0
 
 
 def test_a_summary_of_some_facts() -> None:
     after, before = scores.by_id(EDITED), scores.by_id(BASE)
-    assert scores.score(after, before, ["b"]) == {
-        SUCCESS: {"mean": 0.5, "facts": 1},
-        LOCALITY: {"mean": 0.75, "facts": 1, "by_kind": {"near": 0.75}},
+    assert scores.score(after, before, FACTS[1:]) == {
+        SUCCESS: {"mean": 0.5, "facts": 1, "half_width_95": 0.0},
+        LOCALITY: {"mean": 0.75, "facts": 1, "half_width_95": 0.0, "by_kind": {"near": 0.75}},
     }
     assert scores.score(after, before, []) == {}
     assert scores.fluency({"facts": []}) == {}
     with pytest.raises(KeyError):  # a fact that was not asked about
-        scores.score(after, before, ["a", "c"])
+        scores.score(after, before, [FACTS[0], {"id": "c"}])
 
 
 def test_a_summary_of_nothing() -> None:
@@ -137,147 +168,107 @@ def test_a_summary_of_nothing() -> None:
 
 
 def test_a_score_that_is_zero_counts() -> None:
-    assert scores.summary([{SUCCESS: 0.0}]) == {SUCCESS: {"mean": 0.0, "facts": 1}}
+    assert scores.summary([{SUCCESS: 0.0}]) == {SUCCESS: {"mean": 0.0, "facts": 1, "half_width_95": 0.0}}
 
 
-# -- general ability ----------------------------------------------------------------------------
+# -- likelihood: CounterFact --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["acc_norm", "acc", "acc_stderr"], "acc"),
-        (["acc_stderr", "acc_norm"], "acc_norm"),
-        (["bits_per_byte", "byte_perplexity", "word_perplexity"], "word_perplexity"),
-        (["exact_match_stderr,strict", "exact_match,strict", "exact_match,flexible"], "exact_match,strict"),
-        (["f1", "bleu"], "f1"),
-        (["bleu"], "bleu"),
-        (["acc_stderr"], None),
-        ([], None),
-    ],
-)
-def test_the_metric_a_task_is_read_by(names: list[str], expected: str | None) -> None:
-    assert scores.main_metric({"metrics": dict.fromkeys(names, 0.5)}) == expected
+def rival(own: Any = None, rephrased: Any = None, neighbours: Any = None) -> dict[str, Any]:
+    """Raw answers from pairs (P[new], P[true])."""
+
+    def losses(pair: tuple[float, float]) -> list[float]:
+        return [-math.log(p) for p in pair]
+
+    found: dict[str, Any] = {"edit_success": losses(own)} if own else {}
+    if rephrased:
+        found["generalization"] = [losses(pair) for pair in rephrased]
+    if neighbours:
+        found["locality"] = {"Neighborhood": [losses(pair) for pair in neighbours]}
+    return {"id": "a", "likelihood": found}
 
 
-def task(values: list[Any], metric: str = "acc", higher: bool = True, **more: Any) -> dict[str, Any]:
-    items = [{"doc_id": n, metric: v} for n, v in enumerate(values)]
-    mean = sum(values) / len(values) if values and not isinstance(values[0], list) else 20.0
-    return {"metrics": {metric: mean}, "higher_is_better": {metric: higher}, "items": items, **more}
-
-
-def change(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    return scores.general_change({"t": before}, {"t": after})["t"]
-
-
-def test_a_change_of_accuracy_within_noise() -> None:
-    # differences 0, -1, 0, 0: mean -1/4, variance 1/4, half-width 1.96 * sqrt(1/4 / 4)
-    found = change(task([1, 1, 0, 1]), task([1, 0, 0, 1]))
-    assert found == {
-        "metric": "acc",
-        "better": "higher",
-        "before": 0.75,
-        "after": 0.5,
-        "items": 4,
-        "change": -0.25,
-        "change_95": [pytest.approx(-0.74), pytest.approx(0.24)],
-        "noise": True,
-        "base_95": [pytest.approx(0.26), pytest.approx(1.24)],
-        "inside_base_interval": True,
+def test_counterfacts_scores_and_magnitudes() -> None:
+    raw = rival((0.5, 0.125), [(0.25, 0.5), (0.5, 0.25)], [(0.125, 0.25), (0.5, 0.25), (0.0625, 0.5), (0.25, 0.5)])
+    assert scores.fact_scores(raw, raw, FACTS[0]) == {
+        EFFICACY_SCORE: 1.0,
+        EFFICACY_MAGNITUDE: pytest.approx(0.375),
+        PARAPHRASE_SCORE: 0.5,
+        PARAPHRASE_MAGNITUDE: pytest.approx(0.0),
+        NEIGHBORHOOD_SCORE: 0.75,  # the true answer wins three of four times
+        NEIGHBORHOOD_MAGNITUDE: pytest.approx((0.125 - 0.25 + 0.4375 + 0.25) / 4),
     }
 
 
-def test_a_change_of_accuracy_beyond_noise() -> None:
-    # differences: six times -1, twice 0; variance 3/14; base: seven 1, one 0; variance 1/8
-    found = change(task([1, 1, 1, 1, 1, 1, 1, 0]), task([0, 0, 0, 0, 0, 0, 1, 0]))
-    half = 1.96 * math.sqrt(3 / 14 / 8)
-    assert found["change"] == -0.75
-    assert found["change_95"] == [pytest.approx(-0.75 - half), pytest.approx(-0.75 + half)]
-    assert (found["noise"], found["inside_base_interval"]) == (False, False)
-    assert found["base_95"] == [pytest.approx(0.63), pytest.approx(1.12)]
+def test_equal_likelihoods_count_for_nobody() -> None:
+    tie = (0.25, 0.25)
+    raw = rival(tie, [tie], [tie])
+    found = scores.fact_scores(raw, raw, FACTS[0])
+    assert [found[name] for name in (EFFICACY_SCORE, PARAPHRASE_SCORE, NEIGHBORHOOD_SCORE)] == [0.0, 0.0, 0.0]
+    assert [found[m] for m in (EFFICACY_MAGNITUDE, PARAPHRASE_MAGNITUDE, NEIGHBORHOOD_MAGNITUDE)] == [0.0, 0.0, 0.0]
 
 
-def test_noise_is_noise_in_both_directions() -> None:
-    low, high = [1, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 0]
-    for before, after, noise in ((low, high, False), (high, low, False), ([1, 0, 0, 1], [1, 1, 0, 1], True)):
-        assert change(task(before), task(after))["noise"] is noise
-    for nats, noise in (([2.0, 1.0], False), ([2.0, -1.0], True), ([-2.0, -1.0], False), ([-2.0, 1.0], True)):
-        found = change(
-            task([[-10.0, 5], [-20.0, 5]], "word_perplexity"),
-            task([[-10.0 - nats[0], 5], [-20.0 - nats[1], 5]], "word_perplexity"),
-        )
-        assert found["noise"] is noise, nats
+def test_magnitudes_of_hopeless_answers_do_not_overflow() -> None:
+    raw = {"id": "a", "likelihood": {"edit_success": [5000.0, 0.0]}}
+    assert scores.fact_scores(raw, raw, FACTS[0]) == {EFFICACY_SCORE: 0.0, EFFICACY_MAGNITUDE: -1.0}
 
 
-def test_items_that_change_both_ways_cancel_out() -> None:
-    found = change(task([1, 0, 1, 0]), task([0, 1, 1, 0]))
-    assert (found["change"], found["noise"]) == (0.0, True)
+def test_a_fact_without_known_truth_has_no_counterfact_scores() -> None:
+    """Nothing was asked of it: the others' means are over the others."""
+    unknown = forced(edit_success=1.0)
+    assert scores.fact_scores(unknown, unknown, FACTS[0]) == {SUCCESS: 1.0}
+    known = {**rival((0.5, 0.25)), "id": "b"} | {"teacher_forced": {"edit_success": 1.0}}
+    raw = scores.by_id({"facts": [unknown, known]})
+    found = scores.score(raw, raw, FACTS)
+    assert (found[SUCCESS]["facts"], found[EFFICACY_SCORE]["facts"]) == (2, 1)
 
 
-def test_a_change_of_perplexity_is_a_ratio() -> None:
-    # nats lost: 2 + 1 over 10 words; residuals of the two items +-0.1 around 0.3 nats a word
-    before = task([[-10.0, 5], [-20.0, 5]], "word_perplexity", higher=False)
-    after = task([[-12.0, 5], [-21.0, 5]], "word_perplexity", higher=False)
-    found = change(before, after)
-    half = 1.96 * math.sqrt(0.02 / 2)
-    assert found["change"] == pytest.approx(math.exp(0.3) - 1)
-    assert found["change_95"] == [
-        pytest.approx(math.exp(0.3 - half) - 1),
-        pytest.approx(math.exp(0.3 + half) - 1),
-    ]
-    assert found["base_95"] == [pytest.approx(math.exp(3 - 1.96)), pytest.approx(math.exp(3 + 1.96))]
-    assert (found["better"], found["noise"], found["inside_base_interval"]) == ("lower", False, True)
-    assert found["change_is"] == "ratio minus 1"
+def test_s_is_the_harmonic_mean_of_the_three_scores() -> None:
+    """1, 0.5 and 0.75 over two facts: 3 / (1 + 2 + 4/3); a fact without neighbours counts in the others."""
+    whole = rival((0.5, 0.25), [(0.5, 0.25), (0.25, 0.5)], [(0.25, 0.5)] * 3 + [(0.5, 0.25)])
+    fewer = {**rival((0.5, 0.25), [(0.5, 0.25), (0.25, 0.5)]), "id": "b"}
+    raw = scores.by_id({"facts": [whole, fewer]})
+    found = scores.score(raw, raw, FACTS)
+    assert found[COUNTERFACT_S] == {"mean": pytest.approx(3 / (1 + 2 + 4 / 3)), "facts": 1}
+    assert (found[EFFICACY_SCORE]["facts"], found[NEIGHBORHOOD_SCORE]["facts"]) == (2, 1)
 
 
-def test_perplexity_weighs_items_by_their_words() -> None:
-    before = task([[-10.0, 2], [-20.0, 8]], "word_perplexity")
-    after = task([[-11.0, 2], [-20.0, 8]], "word_perplexity")
-    assert change(before, after)["change"] == pytest.approx(math.exp(1 / 10) - 1)
+def three(efficacy: float, paraphrase: float, neighborhood: float) -> list[dict[str, float]]:
+    return [{EFFICACY_SCORE: efficacy, PARAPHRASE_SCORE: paraphrase, NEIGHBORHOOD_SCORE: neighborhood}]
 
 
-def test_items_are_paired_by_their_number_not_their_place() -> None:
-    before, after = task([1, 0, 1]), task([1, 0, 1])
-    after["items"].reverse()
-    assert change(before, after)["change_95"] == [0.0, 0.0]
-    del after["items"][0]
-    assert change(before, after)["items"] == 2
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [((1, 1, 1), 1.0), ((0.5, 0.5, 0.5), 0.5), ((1.0, 1.0, 0.1), 0.25), ((1, 1, 0), 0.0), ((0, 0, 0), 0.0)],
+)
+def test_one_score_of_zero_makes_s_zero(values: tuple[float, float, float], expected: float) -> None:
+    assert scores.summary(three(*values))[COUNTERFACT_S]["mean"] == pytest.approx(expected)
 
 
-def test_items_are_paired_within_one_of_lm_evals_filters() -> None:
-    def two_filters(strict: list[int], flexible: list[int]) -> dict[str, Any]:
-        values = [("strict", strict), ("flexible", flexible)]
-        return {
-            "metrics": {f"exact_match,{name}": sum(v) / len(v) for name, v in values},
-            "items": [
-                {"doc_id": n, "filter": name, "exact_match": x} for name, each in values for n, x in enumerate(each)
-            ],
-        }
-
-    found = change(two_filters([1, 0, 0], [1, 1, 1]), two_filters([1, 1, 0], [0, 0, 0]))
-    assert (found["metric"], found["items"]) == ("exact_match,strict", 3)
-    assert found["change"] == pytest.approx(1 / 3)
+@pytest.mark.parametrize("missing", [EFFICACY_SCORE, PARAPHRASE_SCORE, NEIGHBORHOOD_SCORE])
+def test_without_one_of_the_three_there_is_no_s(missing: str) -> None:
+    [fact] = three(1, 1, 1)
+    assert COUNTERFACT_S not in scores.summary([{k: v for k, v in fact.items() if k != missing}])
 
 
-def test_tasks_without_items_show_their_values_alone() -> None:
-    found = change(task([], items=[]), task([], items=[]))
-    assert found["items"] == 0
-    assert "change" not in found
+# -- likelihood: sentiment ----------------------------------------------------------------------
 
 
-def test_tasks_that_only_one_side_has_are_left_out() -> None:
-    assert scores.general_change({"t": task([1])}, {}) == {}
-    assert scores.general_change({}, {"t": task([1])}) == {}
-    assert scores.general_change({"t": task([1])}, {"t": task([1], "f1")}) == {}
-    assert scores.general_change({"t": {"metrics": {}, "items": []}}, {"t": task([1])}) == {}
+@pytest.mark.parametrize(
+    ("wanted", "opposite", "was", "expected"),
+    [
+        (2.0, 2.0, 2.0, 0.5),
+        (2.0, 2.0, 3.0, 0.5),  # better than before counts no more
+        (3.0, 3.0, 2.0, 0.5 * math.exp(-1)),  # both became unlikelier
+        (1.0, 1.0 + math.log(3), 1.0, 0.75),
+        (1.0 + math.log(3), 1.0, 4.0, 0.25),
+    ],
+)
+def test_sentiment(wanted: float, opposite: float, was: float, expected: float) -> None:
+    def raw(first: float, second: float) -> dict[str, Any]:
+        # the mean is over tokens: a response of three tokens weighs three times
+        first_two = [[first + 3, 1], [first - 1, 3]]
+        return {"id": "a", "likelihood": {"responses": {"Wanted": first_two, "Opposite": [[second, 7]]}}}
 
-
-def test_brief_general_counts_the_items() -> None:
-    assert scores.brief_general({"t": task([1, 0])}) == {"t": {"metrics": {"acc": 0.5}, "items": 2}}
-    assert scores.brief_general(None) is None
-
-
-def test_every_metric_is_defined() -> None:
-    assert set(scores.METRICS) == {SUCCESS, GENERALIZATION, PORTABILITY, LOCALITY, FLUENCY}
-    for metric in scores.METRICS.values():
-        assert set(metric) == {"definition", "range", "better"}
+    found = scores.fact_scores(raw(wanted, opposite), raw(was, 99.0), FACTS[0])
+    assert found == {SENTIMENT: pytest.approx(expected)}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from kedit_glue.scores import GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
+from kedit_glue.metrics import GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
 from kedit_glue.study_report import About, Result, draw, labels, markdown, rows, said, table, terminal
 
 ABOUT = About("try", "../recipe.yaml", "a", {"edits.limit": 3}, ["train.epochs"])

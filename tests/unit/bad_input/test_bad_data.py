@@ -11,10 +11,15 @@ import pytest
 Main = Callable[..., int]
 GOOD = '{"prompt": "The mayor is", "target_new": "Ada"}'
 FORMATS = (
-    "knowedit: prompt, target_new (a portability or locality object; or text, labels (WikiBio)); counterfact: prompt, "
-    "target_new, locality_prompt, ground_truth (or requested_rewrite (ROME)); zsre: src, alt; wikibigedit: prompt, "
-    "target_new, subject, rephrase_prompt, locality_prompt (or update, ans); qaedit: prompt, target, rephrase, "
-    "locality; records: prompt, target_new"
+    "knowedit: prompt, target_new (a portability or locality object; or text, labels (WikiBio); or ent, pos, neg "
+    "(ConvSent); or one object with K_F, K_R or success, locality (Sanitation)); "
+    "counterfact: prompt, target_new, locality_prompt, ground_truth (or requested_rewrite, an object (ROME)); "
+    "zsre: src, alt; "
+    "wikibigedit: prompt, target_new, subject, rephrase_prompt, locality_prompt (or update, ans); "
+    "qaedit: prompt, target, rephrase, locality; "
+    "mquake: requested_rewrite, questions, new_answer (requested_rewrite being a list); "
+    "rippleedits: edit (an object with prompt; and Relation_Specificity, Logical_Generalization …); "
+    "records: prompt, target_new"
 )
 COLUMNS = (
     "columns prompt, target_new, id, case_id, subject, ground_truth, rephrase_prompt, locality_prompt, "

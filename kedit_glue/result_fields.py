@@ -1,0 +1,356 @@
+"""Every field of ``scores.json``: its type, its meaning, its unit and range, and when it is null. No reading here.
+
+``result.py`` reads files, ``result_page.py`` makes ``docs/scores.md`` and ``docs/scores.schema.json`` of this. A field
+that a file may lack is None in a ``Result``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA = 2
+MOST_NAMED = 5
+"""Names that a message gives of many."""
+
+
+def _metric_name(name: str) -> str:
+    if len(parts := name.split(".")) != 3 or not all(parts):
+        raise ValueError(f"{name!r} is no metric's name: aspect.protocol.measure")
+    return name
+
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0)]
+Position = Annotated[int, Field(strict=True, ge=1)]
+Width = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Seconds = Width
+Text = Annotated[str, Field(strict=True)]
+Name = Annotated[str, Field(strict=True, min_length=1)]
+MetricName = Annotated[str, Field(strict=True), AfterValidator(_metric_name)]
+Better = Literal["higher", "lower", "as before"]
+Score = Number | dict[Text, Number | None] | None
+"""Of one fact: a number, or one for each kind of its probes."""
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Part):
+    """A model, by name and by content."""
+
+    model: Name = Field(description="as the user named it: a folder, a hub id, or a packaged model's name")
+    weights: Name | None = Field(
+        description="hash of its weights, equal for equal weights wherever they lie; null where it was not computed"
+    )
+
+
+class FactsSource(Part):
+    """The facts that were scored, so that two results can be seen to be over the same."""
+
+    name: Name = Field(description="the file they came from, without its folder")
+    facts: Count = Field(description="how many facts")
+    hash: Name = Field(description="hash of their ids, prompts, targets and probes")
+
+
+class TeacherForced(Part):
+    """Each token of the answer is asked with the right tokens before it."""
+
+    scorer: Literal["batched", "easyedit"] = Field(
+        description="easyedit: EasyEdit's own functions, a prompt at a time; batched: ours, many prompts in one pass"
+    )
+
+
+class Likelihood(Part):
+    """Which of two answers is more probable; it has no settings."""
+
+
+class Generated(Part):
+    """Greedy generation, ended by the model's end-of-sequence token or by ``most_tokens``."""
+
+    template: Name = Field(
+        description="how a prompt is put to the model: bare (as it stands), chat (its own template), …"
+    )
+    most_tokens: Position = Field(description="most tokens of a generated answer")
+    facts: Count | None = Field(description="facts that were asked so, or the most that were to be; null for all")
+    judge: Name | None = Field(default=None, description="the model that judged the answers; null where none did")
+
+
+class Sampled(Part):
+    """Sampled continuations of edit prompts."""
+
+    facts: Count = Field(description="facts whose prompts were continued")
+    seed: Count | None = Field(default=None, description="of the random numbers; null where it is not known")
+
+
+class Protocol(Part):
+    """How the models were asked. Results are comparable where these are equal."""
+
+    teacher_forced: TeacherForced | None = Field(default=None, description="settings; absent where it was not used")
+    likelihood: Likelihood | None = Field(default=None, description="an empty mapping; absent where it was not used")
+    generated: Generated | None = Field(default=None, description="settings; absent where it was not used")
+    sampled: Sampled | None = Field(default=None, description="settings; absent where it was not used")
+
+
+class Metric(Part):
+    """What a metric is: enough to read its numbers without this program."""
+
+    title: Name = Field(description="in a few words, as table heads show it")
+    definition: Text = Field(description="the formula")
+    denominator: Text = Field(description="what the mean is over")
+    range: Text = Field(description="lowest and highest value, and the unit where it has one")
+    better: Better = Field(description="higher, lower, or 'as before': as the original model's")
+    source: Text = Field(description="the paper and file it comes from")
+
+
+class Summary(Part):
+    """A metric over several facts, each counting once."""
+
+    mean: Number | None = Field(description="in the metric's range; null where no fact has such a prompt")
+    facts: Count = Field(description="facts that the mean is over")
+    half_width_95: Width | None = Field(
+        default=None,
+        description="half the width of the mean's 95 % interval over facts (normal approximation), in the metric's "
+        "unit; 0 for one fact; absent or null where there are no values by fact",
+    )
+    by_kind: dict[Text, Number | None] | None = Field(
+        default=None,
+        description="kind of probe -> mean over the facts that have it, null where none has a value; absent or null "
+        "for metrics without kinds",
+    )
+
+
+class GeneralTask(Part):
+    """A task of lm-eval, as lm-eval aggregates it."""
+
+    metrics: dict[Text, Number | None] = Field(
+        description="lm-eval's metric (and ',filter') -> value in lm-eval's unit, _stderr its standard error; null "
+        "where lm-eval gives no finite number"
+    )
+    items: Count = Field(description="items that were asked, one for each filter")
+    not_extracted: dict[Text, Number] | None = Field(
+        default=None,
+        description="filter -> share of items, 0 to 1, in whose generated text it found no answer; empty, absent or "
+        "null for tasks that generate nothing",
+    )
+
+
+class GeneralChange(Part):
+    """A task before and after, item by item."""
+
+    metric: Name = Field(description="the one of the task's metrics that is compared")
+    better: Literal["higher", "lower"] = Field(description="whether higher or lower values are better")
+    before: Number | None = Field(description="the original's, in lm-eval's unit; null where it is no finite number")
+    after: Number | None = Field(description="the edited model's, in lm-eval's unit; null as before")
+    items: Count = Field(description="items that both models were asked")
+    change: Number | None = Field(
+        default=None,
+        description="mean of after minus before over the items, or with change_is their ratio minus 1; absent where no "
+        "item is common",
+    )
+    change_95: tuple[Number, Number] | None = Field(
+        default=None, description="95 % interval of change, low and high; absent where change is"
+    )
+    noise: bool | None = Field(default=None, description="whether that interval holds 0; absent where change is")
+    base_95: tuple[Number, Number] | None = Field(
+        default=None, description="95 % interval of before, over items; absent where change is"
+    )
+    inside_base_interval: bool | None = Field(
+        default=None, description="whether after lies inside base_95; absent where change is"
+    )
+    change_is: Text | None = Field(default=None, description="'ratio minus 1' for perplexities; else absent")
+    items_better: Count | None = Field(default=None, description="items whose value got better; absent where change is")
+    items_worse: Count | None = Field(default=None, description="items whose value got worse; absent where change is")
+    p: Number | None = Field(
+        default=None,
+        description="two-sided p value, 0 to 1, of so uneven a split of the items that changed (exact sign test; for "
+        "right-or-wrong items McNemar's); absent where change is",
+    )
+    not_extracted: tuple[Number | None, Number | None] | None = Field(
+        default=None,
+        description="share of items, 0 to 1, in whose generated text the metric's filter found no answer, before and "
+        "after; absent where nothing is generated",
+    )
+
+
+Summaries = dict[MetricName, Summary]
+General = dict[Text, GeneralTask]
+
+
+class Before(Part):
+    """The original model."""
+
+    edits: Summaries = Field(description="metric -> Summary over all facts that were asked")
+    general: General | None = Field(description="task -> lm-eval's scores; null where none were asked for")
+
+
+class After(Part):
+    """The edited model."""
+
+    edits: Summaries = Field(description="metric -> Summary over all facts that were asked")
+    general: General | None = Field(description="task -> lm-eval's scores; null where none were asked for")
+    general_change: dict[Text, GeneralChange] = Field(
+        description="task -> change from the original; empty where general is null"
+    )
+
+
+class FromTool(BaseModel):
+    """What a stage's tool reported; other keys are its own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    seconds: Seconds = Field(description="wall time of the stage, s")
+
+
+class Training(FromTool):
+    """What training a batch reported; further keys are explained in the batch's own records."""
+
+    optimizer_steps: Count | None = Field(default=None, description="updates of the weights; absent where not counted")
+    learned: Count | None = Field(
+        default=None, description="facts under the loss threshold at the end; absent where not counted"
+    )
+
+
+class Batch(Part):
+    """One batch of edits, and the model after it."""
+
+    batch: Position = Field(description="its number, from 1")
+    facts: Count = Field(description="facts in it")
+    training: Training | None = Field(default=None, description="of its training; absent where there is no record")
+    merge: FromTool | None = Field(
+        default=None, description="of its merge (norms, density, …); absent where nothing was merged"
+    )
+    edited_before: Summaries | None = Field(
+        default=None, description="the original on this batch's facts; absent where it was not scored after this batch"
+    )
+    edited: Summaries | None = Field(
+        default=None, description="the model after this batch on its facts; absent as edited_before"
+    )
+    all_so_far_before: Summaries | None = Field(
+        default=None, description="the original on the facts of all_so_far; absent as edited_before"
+    )
+    all_so_far: Summaries | None = Field(
+        default=None,
+        description="the model after this batch on every fact until then, or on this batch's and a sample of the "
+        "earlier ones; absent as edited_before",
+    )
+    asked_so_far: Count | None = Field(
+        default=None, description="facts that all_so_far is over; absent as edited_before, and in files of schema 1"
+    )
+    general: General | None = Field(
+        default=None, description="task -> scores of the model after this batch; absent where not asked for"
+    )
+
+
+class Point(Part):
+    """Answers about facts that were taught so many batches ago."""
+
+    age: Count = Field(description="batches since: 0 for facts of the batch just edited")
+    mean: Number = Field(description="over these answers, in the metric's range")
+    half_width_95: Width = Field(description="half the width of its 95 % interval over the answers; 0 for one")
+    answers: Count = Field(description="answers: a fact has one for each model of that age that was asked")
+
+
+class Retention(Part):
+    """How much of a batch is left after later ones."""
+
+    metric: MetricName = Field(description="what the numbers are of")
+    after: list[Position] = Field(description="the batches, from 1, after which facts were asked; the matrix' rows")
+    matrix: list[list[Number | None]] | None = Field(
+        description="row: after that batch; column: mean over the facts of batch 1, 2, …, null where none of them was "
+        "asked; null for runs of so many batches that it would be larger than the rest of the file"
+    )
+    curve: list[Point] = Field(description="the same by age, youngest first")
+    sampled: bool = Field(description="whether some of the earlier facts were not asked")
+
+
+class Fact(Part):
+    """One edit."""
+
+    id: Name = Field(description="its id in the facts' file, or its place there")
+    batch: Position | None = Field(description="its batch, from 1; null for a pair")
+    prompt: Text = Field(description="the edit's prompt")
+    target_new: Text = Field(description="the answer that it was to become")
+    before: dict[MetricName, Score] = Field(
+        description="metric -> the original's score, for portability and locality kind -> score; null where the fact "
+        "has no such prompt"
+    )
+    after: dict[MetricName, Score] = Field(description="the same of the edited model; null as in before")
+    steps: Count | None = Field(default=None, description="updates that the fact took part in; null for a pair")
+    loss_before: Number | None = Field(
+        default=None,
+        description="mean negative log-likelihood, nats per target token, before training; null for a pair",
+    )
+    loss_after: Number | None = Field(
+        default=None, description="the same when its batch's training ended, before the merge; null for a pair"
+    )
+    learned: bool | None = Field(
+        default=None, description="whether loss_after is under the recipe's threshold; null for a pair"
+    )
+
+
+class Answer(Part):
+    """What both models really say: greedy, a few tokens."""
+
+    id: Name = Field(description="the fact's")
+    prompt: Text = Field(description="the edit's prompt")
+    target_new: Text = Field(description="the answer that it was to become")
+    before: Text = Field(description="the original's, without the prompt")
+    after: Text = Field(description="the edited model's, without the prompt")
+
+
+class Made(Part):
+    """What made the file."""
+
+    kedit_glue: Name = Field(description="version of this program")
+    tools: dict[Text, Text] = Field(description="tool -> version")
+    at: Name = Field(description="when, ISO 8601 with the offset from UTC")
+
+
+class Result(Part):
+    """``scores.json``: one edited model against its original."""
+
+    schema_: Literal[2] = Field(alias="schema", description="version of this format: 2")
+    kind: Literal["run", "pair"] = Field(
+        description="run: batches of edits made by this program; pair: two models that were there"
+    )
+    name: Name = Field(description="the run's or pair's name")
+    base: Model = Field(description="the original model")
+    edited: Model = Field(description="the edited model")
+    facts_source: FactsSource | None = Field(
+        default=None, description="the facts that were scored; null in files of schema 1"
+    )
+    protocol: Protocol = Field(description="how the models were asked")
+    metrics: dict[MetricName, Metric] = Field(
+        description="every metric that this file has a number of, named aspect.protocol.measure"
+    )
+    before: Before = Field(description="scores of the original")
+    after: After = Field(description="scores of the edited model")
+    batches: list[Batch] = Field(description="in order; empty for a pair")
+    retention: Retention | None = Field(
+        default=None,
+        description="what is left of earlier batches; null for a pair and for runs that were scored at the end only",
+    )
+    facts: list[Fact] = Field(description="every fact, in the order of the edits")
+    answers: list[Answer] = Field(description="of a few facts")
+    generations: Name | None = Field(
+        default=None,
+        description="file beside this one with all generated texts; null where protocol.generated is absent",
+    )
+    seconds: dict[Text, Seconds] = Field(description="wall seconds by kind of stage, all: their sum")
+    made: Made | None = Field(default=None, description="by what and when; null in files of schema 1, which do not say")
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Result:
+        named = {*self.before.edits, *self.after.edits}
+        named.update(name for fact in self.facts for name in (*fact.before, *fact.after))
+        if unknown := sorted(named - self.metrics.keys()):
+            raise ValueError(f"metrics says nothing of {', '.join(unknown[:MOST_NAMED])}")
+        twice = [i for i, count in Counter(fact.id for fact in self.facts).items() if count > 1]
+        if twice:
+            raise ValueError(f"several facts have the id {twice[0]}")
+        if self.kind == "pair" and self.batches:
+            raise ValueError("a pair has no batches")
+        return self
