@@ -1,6 +1,6 @@
 """What the demo model says today about the demo data: the new answers are unknown to it, the probes are not.
 
-Takes about two minutes on one core. ``-s`` prints the numbers that recipes/data/README.md quotes.
+Run it when recipes/data changes: ``pytest -m demo_data -s``, about two minutes on one core. ``-s`` prints the numbers that recipes/data/README.md quotes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 from kedit_glue import models
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.demo_data]
 
 DATA = Path(__file__).resolve().parents[2] / "recipes" / "data"
 FACTS: list[dict[str, Any]] = json.loads((DATA / "demo_facts.json").read_text(encoding="utf-8"))

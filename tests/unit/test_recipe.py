@@ -57,8 +57,8 @@ BAD: list[tuple[str, str]] = [
     (
         "score:\n  edits:\n    metric: []\n",
         (
-            ":7:5  score.edits.metric: unknown key; known here: metrics, protocols, generated, judge, scorer, easyedit, "
-            "when, old_facts, fluency_facts; did you mean 'metrics'?"
+            ":7:5  score.edits.metric: unknown key; known here: metrics, protocols, generated, judge, scorer, "
+            "easyedit, when, old_facts, fluency_facts; did you mean 'metrics'?"
         ),
     ),
     (
