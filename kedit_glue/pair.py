@@ -89,7 +89,7 @@ def score_pair(asked: Asked, folder: Path, runner: Runner, device: str, display:
         "base": {"model": asked.base, "weights": results.weights_hash(base)},
         "edited": {"model": asked.edited, "weights": results.weights_hash(edited)},
         "facts_source": results.source(asked.facts.name, usable),
-        "protocol": protocol(asked, template, len(job["generate"]["ids"])),
+        "protocol": protocol(asked, template, len(job["generate"]["ids"]), len(usable)),
         "before": {"edits": found.pop("before"), "general": scores.brief_general(before)},
         "after": {
             "edits": found.pop("after"),
@@ -193,7 +193,7 @@ def general_job(asked: Asked, device: str) -> dict[str, Any]:
     }
 
 
-def protocol(asked: Asked, template: str, generated: int) -> dict[str, Any]:
+def protocol(asked: Asked, template: str, generated: int, facts: int) -> dict[str, Any]:
     """How things were asked, as a result says it."""
     found: dict[str, Any] = {name: {} for name in asked.protocols}
     if "teacher_forced" in found:
@@ -203,7 +203,7 @@ def protocol(asked: Asked, template: str, generated: int) -> dict[str, Any]:
         if asked.judge:
             found["generated"]["judge"] = asked.judge["model"]
     if asked.fluency_facts:
-        found["sampled"] = {"facts": asked.fluency_facts, "seed": asked.seed}
+        found["sampled"] = {"facts": min(asked.fluency_facts, facts), "seed": asked.seed}
     return found
 
 

@@ -311,10 +311,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     missed = lost(document)
     if document["batches"]:
         lines += [f"Not under the loss threshold when their batch's training ended: {_names(left)}.", ""]
-    lines += [
-        f"Not wholly answered by the edited model: {_names(missed)}.",
-        "",
-    ]
+    if metrics.SUCCESS in document["after"]["edits"]:
+        lines += [f"Not wholly answered by the edited model: {_names(missed)}.", ""]
     if missed:
         lines += markdown_table(
             ["fact", "prompt", "new answer", "edit success", "loss when trained"],

@@ -36,7 +36,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
         "base": {"model": recipe.model, "weights": weights_hash(model)},
         "edited": {"model": str(plan.final_model), "weights": weights_hash(plan.final_model)},
         "facts_source": source(Path(recipe.edits.source).name, facts),
-        "protocol": protocol(recipe),
+        "protocol": protocol(recipe, len(facts)),
         "before": {"edits": compared["before"], "general": scores.brief_general(base_general)},
         "batches": [_batch(plan, number, stages, ledger, base) for number in range(1, len(plan.batches) + 1)],
         "retention": _retention(plan, stages, base),
@@ -99,19 +99,20 @@ def source(name: str, facts: Sequence[Fact]) -> dict[str, Any]:
     return {"name": name, "facts": len(facts), "hash": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
-def protocol(recipe: Recipe) -> dict[str, Any]:
-    """How things were asked."""
+def protocol(recipe: Recipe, facts: int) -> dict[str, Any]:
+    """How things were asked; ``facts``: how many there are."""
     edits = recipe.score.edits
     found: dict[str, Any] = {name: {} for name in edits.protocols}
     if "teacher_forced" in found:
         found["teacher_forced"] = {"scorer": edits.scorer}
     if "generated" in found:
         how = edits.generated
-        found["generated"] = {"template": asked_in(recipe), "most_tokens": how.most_tokens, "facts": how.facts}
+        count = min(how.facts, facts)
+        found["generated"] = {"template": asked_in(recipe), "most_tokens": how.most_tokens, "facts": count}
         if edits.judge.model:
             found["generated"]["judge"] = edits.judge.model
     if "fluency" in edits.metrics and edits.fluency_facts:
-        found["sampled"] = {"facts": edits.fluency_facts, "seed": recipe.seed}
+        found["sampled"] = {"facts": min(edits.fluency_facts, facts), "seed": recipe.seed}
     return found
 
 

@@ -104,6 +104,10 @@ def score(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     for name in ("include_path", "easyedit"):
         if (value := getattr(options, name)) is not None and not Path(value).is_dir():
             raise CannotStart(f"--{name.replace('_', '-')}: there is no folder {value}")
+    if options.judge_endpoint and not options.judge:
+        raise CannotStart("--judge-endpoint without --judge: name the model that judges")
+    if options.judge_endpoint and not options.judge_endpoint.startswith(("http://", "https://")):
+        raise CannotStart(f"--judge-endpoint: {options.judge_endpoint!r} is no http address")
     kinds = [kind_of(model) for model in (options.base, options.edited)]
     folder = (options.to or Path("scores") / name_of(options.edited)).absolute()
     folder.mkdir(parents=True, exist_ok=True)

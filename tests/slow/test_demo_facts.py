@@ -1,6 +1,7 @@
 """What the demo model says today about the demo data: the new answers are unknown to it, the probes are not.
 
-Run it when recipes/data changes: ``pytest -m demo_data -s``, about two minutes on one core. ``-s`` prints the numbers that recipes/data/README.md quotes.
+Run it when recipes/data changes: ``pytest -m demo_data -s``, about two minutes on one core. ``-s`` prints the numbers
+that recipes/data/README.md quotes.
 """
 
 from __future__ import annotations

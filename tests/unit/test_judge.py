@@ -122,7 +122,7 @@ class Server:
                 """Nothing is printed."""
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
+        self.http.handle_error = lambda *_: None  # a client that did not wait
         self.address = f"http://127.0.0.1:{self.http.server_port}/v1"
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
@@ -132,9 +132,7 @@ class Server:
 
 def chat(content: Any) -> tuple[int, str, str]:
     message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
-    whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "wise", "choices": [choice]}
-    return 200, "application/json", json.dumps(whole)
+    return 200, "application/json", json.dumps({"id": "1", "choices": [{"index": 0, "message": message}]})
 
 
 def right_if_paris(body: dict[str, Any]) -> tuple[int, str, str]:
@@ -171,20 +169,13 @@ def failure(job: dict[str, Any], items: list[tuple[str, str, str]] | None = None
 def test_each_item_gets_its_verdict_and_what_the_judge_said(server: Server) -> None:
     events: list[Any] = []
     found = judge.verdicts([PARIS, LYON, ("Who?", "a or b", "Paris, b")], server.job(), events.append)
-    assert found == [
-        {"verdict": True, "said": "**CORRECT**"},
-        {"verdict": False, "said": "INCORRECT, it is Paris"},
-        {"verdict": True, "said": "**CORRECT**"},
-    ]
+    right, wrong = {"verdict": True, "said": "**CORRECT**"}, {"verdict": False, "said": "INCORRECT, it is Paris"}
+    assert found == [right, wrong, right]
     assert events == [{"event": "judged", "position": n, "of": 3} for n in (2, 3)]
     assert set(server.heads) == {("/v1/chat/completions", f"Bearer {KEY}")}
     [asked] = [body for body in server.asked if "Lyon" in body["messages"][0]["content"]]
-    assert asked == {
-        "model": "wise",
-        "temperature": 0,
-        "max_tokens": judge.MOST_TOKENS,
-        "messages": [{"role": "user", "content": judge.prompt(*LYON)}],
-    }
+    messages = [{"role": "user", "content": judge.prompt(*LYON)}]
+    assert asked == {"model": "wise", "temperature": 0, "max_tokens": judge.MOST_TOKENS, "messages": messages}
 
 
 def test_the_same_item_is_judged_once(server: Server) -> None:
@@ -192,8 +183,7 @@ def test_the_same_item_is_judged_once(server: Server) -> None:
     found = judge.verdicts([LYON, PARIS, LYON, LYON], server.job(), events.append)
     assert [one["verdict"] for one in found] == [False, True, False, False]
     assert len(server.asked) == 2 and events[-1] == {"event": "judged", "position": 2, "of": 2}
-    found[0]["verdict"] = None
-    assert found[2]["verdict"] is False, "each has its own"
+    assert found[0] is not found[2]
 
 
 def test_the_same_answer_to_another_question_is_another_item(server: Server) -> None:
@@ -319,9 +309,7 @@ def test_nobody_at_the_address(server: Server) -> None:
     server.http.shutdown()
     server.http.server_close()
     message = failure(server.job())
-    assert message.startswith(
-        f"the judge 'wise' at {server.address} cannot be reached, despite up to 1 retries: ConnectError, "
-    )
+    assert f"'wise' at {server.address} cannot be reached, despite up to 1 retries: ConnectError, [" in message
     assert message.endswith("; see whether the server runs, and whether the endpoint is its address")
 
 
@@ -366,7 +354,7 @@ def test_a_key_read_from_a_file_may_end_with_a_line(server: Server, monkeypatch:
 def test_what_cannot_be_sent_is_no_key(odd: str) -> None:
     with pytest.raises(JudgeError) as caught:
         judge.endpoint_of({"model": "m", "endpoint": "https://far.example/v1"}, {"OPENAI_API_KEY": odd})
-    assert str(caught.value) == ("OPENAI_API_KEY holds characters that no key has (it is not shown here); set it anew")
+    assert str(caught.value) == "OPENAI_API_KEY holds characters that no key has (it is not shown here); set it anew"
 
 
 def test_the_key_is_not_in_the_endpoints_text() -> None:
@@ -389,8 +377,7 @@ BARE = "must have no user, password, query or fragment: the key belongs in an en
         ("https://far .example", f"'https://far .example' {NONE}"),
         ("https://me:hush@far.example/v1", BARE),
         ("https://far.example/v1?key=hush", BARE),
-        ("https://a.example/chat/completions", "'https://a.example/chat/completions' goes too far: leave out "
-         "/chat/completions"),
+        ("https://a.b/chat/completions", "'https://a.b/chat/completions' goes too far: leave out /chat/completions"),
     ],
 )  # fmt: skip
 def test_what_is_no_endpoint(address: str, message: str) -> None:
