@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kedit_glue import environment
 from kedit_glue.models import ModelError, check_numbers, read_config, tensor_shapes
@@ -15,6 +16,7 @@ from kedit_glue.problems import CannotStart
 from kedit_glue.recipe import Recipe
 from kedit_glue.records import fingerprint
 from kedit_glue.tools import trackers
+from kedit_glue.tools.judge import JudgeError, endpoint_of
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -124,6 +126,21 @@ def check_deepspeed(file: str | None) -> list[Finding]:
         "launch.deepspeed asks for it and it is not installed; uv sync --extra deepspeed, or pip install deepspeed"
     )
     return [Finding("fail", "deepspeed", install)]
+
+
+def check_judge(judge: Mapping[str, Any], settings: Mapping[str, str]) -> list[Finding]:
+    """``score.edits.judge``: whether its address and key are there, or its folder; ``settings``: the environment's."""
+    if not judge["model"]:
+        return []
+    if judge["endpoint"] is None:
+        there = (Path(judge["model"]) / "config.json").is_file()
+        missing = f"{judge['model']} is no model folder here: name one, or score.edits.judge.endpoint"
+        return [] if there else [Finding("fail", "judge", missing)]
+    try:
+        endpoint_of(judge, settings)
+    except JudgeError as error:
+        return [Finding("fail", "judge", str(error))]
+    return []
 
 
 def model_bytes(folder: Path) -> int:

@@ -311,6 +311,7 @@ def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, disp
         findings.append(check.Finding("skipped", "model", f"{model} is not here yet"))
     findings += check.check_trackers(recipe.train.report_to, os.environ)
     findings += check.check_deepspeed(recipe.launch.deepspeed)
+    findings += check.check_judge(recipe.score.edits.judge.model_dump(), os.environ)
     findings.append(check.Finding("ok", "trained", str(plan.trained)))
     if recipe.train.template not in BARE:
         note = (

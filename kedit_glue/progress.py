@@ -65,6 +65,10 @@ def sentence(event: Mapping[str, Any]) -> str | None:
         return f"{event['learned']} of {event['of']} facts learned in {event['steps']} steps, {event['epochs']} epochs"
     if kind == "asked":
         return f"asked {event['position']} of {event['of']} prompts"
+    if kind == "generated":
+        return f"generated {event['position']} of {event['of']} answers"
+    if kind == "judged":
+        return f"judged {event['position']} of {event['of']} answers"
     if kind == "corpus":
         return f"read {event['position']} of {event['of']} texts"
     if kind == "directions":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import environment, report, result
+from kedit_glue import check, environment, report, result
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.facts import FORMATS
 from kedit_glue.models import kind_of
@@ -106,8 +107,9 @@ def score(options: argparse.Namespace, display: Display) -> dict[str, Any]:
             raise CannotStart(f"--{name.replace('_', '-')}: there is no folder {value}")
     if options.judge_endpoint and not options.judge:
         raise CannotStart("--judge-endpoint without --judge: name the model that judges")
-    if options.judge_endpoint and not options.judge_endpoint.startswith(("http://", "https://")):
-        raise CannotStart(f"--judge-endpoint: {options.judge_endpoint!r} is no http address")
+    judge = judge_of(options)
+    if judge and (found := check.check_judge(judge, os.environ)):
+        raise CannotStart("\n".join(finding.detail for finding in found))
     kinds = [kind_of(model) for model in (options.base, options.edited)]
     folder = (options.to or Path("scores") / name_of(options.edited)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +133,7 @@ def score(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         tuple(options.general),
         str(Path(options.include_path).resolve()) if options.include_path else None,
         options.general_limit,
-        judge_of(options),
+        judge,
         options.referee is not None,
         str(Path(options.easyedit).resolve()) if options.easyedit else None,
         options.seed,

@@ -18,7 +18,7 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
@@ -273,8 +273,7 @@ class Endpoint:
 def endpoint_of(judge: Mapping[str, Any], environment: Mapping[str, str]) -> Endpoint:
     """The job's endpoint with its key. Raises JudgeError where the address or the key is of no use."""
     address, variable = judge["endpoint"], judge.get("key_variable") or KEY_VARIABLE
-    problem = next(address_problems(address), None)
-    if problem:
+    if problem := address_problem(address):
         raise JudgeError(f"the judge's endpoint {problem}")
     endpoint = Endpoint(judge["model"], address.rstrip("/"), variable, environment.get(variable, "").strip())
     if not endpoint.key and not is_local(address):
@@ -287,19 +286,20 @@ def endpoint_of(judge: Mapping[str, Any], environment: Mapping[str, str]) -> End
     return endpoint
 
 
-def address_problems(address: str) -> Iterator[str]:
-    """Why an address is no endpoint; a login or a query, which may be secret, is not repeated."""
+def address_problem(address: str) -> str:
+    """Why an address is no endpoint, or nothing; a login or a query, which may be secret, is not repeated."""
     try:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
     if "@" in address or "?" in address or "#" in address:
-        yield "must have no user, password, query or fragment: the key belongs in an environment variable"
-    elif not usable or not address.isprintable() or " " in address:
-        yield f"{address!r} is no address: write it as https://host/v1 or http://127.0.0.1:8000/v1"
-    elif parts.path.rstrip("/").endswith("/completions"):
-        yield f"{address!r} goes too far: leave out /chat/completions"
+        return "must have no user, password, query or fragment: the key belongs in an environment variable"
+    if not usable or not address.isprintable() or " " in address:
+        return f"{address!r} is no address: write it as https://host/v1 or http://127.0.0.1:8000/v1"
+    if parts.path.rstrip("/").endswith("/completions"):
+        return f"{address!r} goes too far: leave out /chat/completions"
+    return ""
 
 
 def is_local(address: str) -> bool:

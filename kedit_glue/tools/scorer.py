@@ -66,7 +66,8 @@ def score(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         texts = asker.generated([*(q.prompt for q in of), *conditions], how["template"], how["most_tokens"])
         answered = [asdict(text) for text in texts[: len(of)]]
         if job["judge"]:
-            answered = judged(of, answered, job["judge"], emit)
+            where = {name: job[name] for name in ("device", "trust_remote_code")}
+            answered = judged(of, answered, {**job["judge"], **where}, emit)
         put(records, "generated", questions.placed(of, answered))
         said = dict(zip(conditions, (text.text for text in texts[len(of) :]), strict=True))
         for question in of:

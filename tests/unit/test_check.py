@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kedit_glue import environment
+from kedit_glue import check, environment
 from kedit_glue.check import Finding, check_model, check_room, check_versions, model_bytes
 from kedit_glue.plan import Plan
 from kedit_glue.recipe import Recipe
@@ -276,3 +276,22 @@ def test_memory_that_nobody_asked_for_is_skipped_not_ok(room: Callable[..., Room
     unknown.memory(None)
     assert unknown.look()["memory"].level == "skipped"
     assert unknown.look("cuda:0")["memory"] == Finding("skipped", "memory", "the GPU's memory was not asked")
+
+
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        ({"model": None, "endpoint": None}, None),
+        ({"model": "nowhere", "endpoint": None}, "nowhere is no model folder here"),
+        ({"model": "j", "endpoint": "http://localhost:1/v1"}, None),
+        (
+            {"model": "j", "endpoint": "https://example.com/v1"},
+            "needs a key, and the environment variable JUDGE is not set",
+        ),
+        ({"model": "j", "endpoint": "https://me:secret@example.com/v1"}, "must have no user, password"),
+    ],
+)
+def test_a_judge_that_cannot_be_asked(judge: dict[str, str | None], said: str | None) -> None:
+    findings = check.check_judge({**judge, "key_variable": "JUDGE"}, {})
+    assert [f.level for f in findings] == ([] if said is None else ["fail"])
+    assert said is None or (said in findings[0].detail and "secret" not in findings[0].detail)

@@ -35,6 +35,8 @@ SENTENCES: list[tuple[Mapping[str, Any], str | None]] = [
         "9 of 10 facts learned in 55 steps, 6 epochs",
     ),
     ({"event": "asked", "position": 32, "of": 100}, "asked 32 of 100 prompts"),
+    ({"event": "generated", "position": 32, "of": 100}, "generated 32 of 100 answers"),
+    ({"event": "judged", "position": 3, "of": 10}, "judged 3 of 10 answers"),
     ({"event": "generating", "of": 8}, "generating text for 8 facts (fluency)"),
     ({"event": "general", "tasks": ["arc", "text"]}, "lm-eval: arc, text"),
     ({"event": "say", "text": "downloading"}, "downloading"),

@@ -59,7 +59,7 @@ def test_a_result_is_called_after_the_edited_model(model: str, name: str) -> Non
             ["--judge-endpoint", "http://localhost:1/v1"],
             "--judge-endpoint without --judge: name the model that judges\n",
         ),
-        (["--judge", "x", "--judge-endpoint", "localhost"], "--judge-endpoint: 'localhost' is no http address\n"),
+        (["--judge", "no/folder"], "no/folder is no model folder here: name one, or score.edits.judge.endpoint\n"),
     ],
 )
 def test_what_cannot_be_asked_starts_nothing(
