@@ -21,6 +21,9 @@ from rich.console import Console
 from kedit_glue.merging import MergeMethod
 from kedit_glue.progress import Display
 
+# before any torch: waiting threads of one worker's processes must not take the other worker's core
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 TASK_VECTOR = {
     **dict.fromkeys(("int8_mask", "normalize", "rescale", "lambda"), "shared"),
     "weight": "non_base",
@@ -146,7 +149,9 @@ class Workplace:
             name = str(file.relative_to(folder))
             if file.name in ("scores.json", "merge_stats.json", "answers.json", "general.json", "trace.jsonl"):
                 text = file.read_text(encoding="utf-8")
-                found[name] = re.sub(r'"(seconds|step_seconds|at)": ([\d.]+|"[^"]*"|\{[^}]*\})', "", text)
+                found[name] = re.sub(
+                    r'"(seconds|step_seconds|at|peak_memory_bytes)": ([\d.]+|"[^"]*"|\{[^}]*\})', "", text
+                )
             elif "safetensors" in file.name:
                 found[name] = file.read_bytes()
         return found

@@ -106,7 +106,7 @@ def cluster(nodes: tuple[str, Path], workplace: Any) -> Cluster:
     return Cluster(address, folder, folder / "facts.json", folder / "model", workplace.tool)
 
 
-def until(look: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+def until(look: Callable[[], Any], what: str, seconds: float = 240.0) -> Any:
     end = time.monotonic() + seconds
     while (found := look()) is None:
         assert time.monotonic() < end, f"never came: {what}"

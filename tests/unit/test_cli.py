@@ -265,7 +265,14 @@ def is_alive(pid: int) -> bool:
 def test_interrupted(workplace: Any, number: int, code: int) -> None:
     workplace.tool.behave({"batch_002/train": "hang"})
     command = [sys.executable, "-c", DRIVER, workplace.tool.python, str(workplace.recipe)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        # a shell that starts these tests in the background has the interrupt ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         hanging = workplace.tool.folder / "hanging.pid"
         until = time.monotonic() + 60
