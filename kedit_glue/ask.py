@@ -124,9 +124,9 @@ def loaded(
     model: Path, device: str, template: str, most_tokens: int, trust: bool
 ) -> Callable[[str], Mapping[str, Any]]:
     """A function from a question to ``{text, ended}``."""
-    from kedit_glue.tools import asking
+    from kedit_glue.tools import asking, recall
 
-    asker = asking.Asker(*asking.load(str(model), device, trust), lambda event: None)
+    asker = recall.asker(str(model), *asking.load(str(model), device, trust), lambda event: None)
 
     def answer(question: str) -> Mapping[str, Any]:
         [found] = asker.generated([question], template, most_tokens)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import modules
+from kedit_glue import learned, methods, modules
 from kedit_glue.merging import Tuned, fill_in, merge_formats, merge_inputs
 from kedit_glue.recipe_schema import Recipe
 from kedit_glue.stages import Fact, Place, Rendered
@@ -81,6 +81,31 @@ def train_yaml(recipe: Recipe, place: Place, number: int, facts: int, model: str
         },
         must_say,
     )
+
+
+def requests(batch: Sequence[Fact]) -> list[dict[str, Any]]:
+    """``edits.json`` for an editor: EasyEdit's requests."""
+    keys = ("id", "prompt", "target_new", "subject", "ground_truth")
+    return [{key: fact.get(key) for key in keys} for fact in batch]
+
+
+def edit_yaml(recipe: Recipe, place: Place, number: int, facts: int, model: str) -> Rendered:
+    """EasyEdit's hparams for a batch of ``facts`` facts, edited into ``model``."""
+    if recipe.method in methods.LEARNED:
+        content = learned.editing_hparams(recipe, model, place.n_layers, place.tensors)
+    else:
+        content = methods.hparams(recipe, model, place.n_layers, place.tensors, str(place.cache))
+    title = methods.METHODS[recipe.method].title
+    values = {"batch": number, "facts": facts, "title": title, "hparams": content}
+    return Rendered(place.folder / batch_name(number) / "edit.yaml", "edit.yaml", values, content)
+
+
+def editor_yaml(recipe: Recipe, place: Place) -> Rendered:
+    """EasyEdit's hparams to train a method's editor on the original model."""
+    content = learned.training_hparams(recipe, place.model, place.n_layers, place.tensors)
+    title, own = methods.METHODS[recipe.method].title, methods.settings(recipe)
+    values = {"title": title, "source": own["train_facts"], "hparams": content}
+    return Rendered(place.folder / "base" / "editor.yaml", "editor.yaml", values, content)
 
 
 def rsft_yaml(recipe: Recipe, place: Place, number: int, what: modules.Trained, protect: Path | None) -> Rendered:

@@ -6,25 +6,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from kedit_glue import report, strict_yaml
+from kedit_glue.methods import METHODS
 from kedit_glue.models import PACKAGED
 from kedit_glue.recipe_schema import Recipe
 
 TAGS = ("mergekit", "merge", "knowledge-editing", "model-editing", "kedit-glue")
+OF_MERGES = ("mergekit", "merge")
 
 
-def model_card(document: Mapping[str, Any], recipe: Recipe, merge_yaml: str) -> str:
+def model_card(document: Mapping[str, Any], recipe: Recipe, last_yaml: str) -> str:
     """Front matter as the hub reads it, then what was done and measured; no fact's text is quoted.
 
-    ``document``: ``scores.json``; ``merge_yaml``: the last batch's, as mergekit ran it.
+    ``document``: ``scores.json``; ``last_yaml``: the last batch's, as mergekit, EasyEdit or
+    LLaMA-Factory ran it.
     """
     facts, batches = len(document["facts"]), len(document["batches"])
     # the hub takes ids only: a folder of this machine means nothing there
     base = PACKAGED[recipe.model].hub if recipe.model in PACKAGED else recipe.model
-    front: dict[str, Any] = {} if base.startswith("/") else {"base_model": [base], "base_model_relation": "merge"}
-    front |= {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": list(TAGS)}
+    merges = recipe.method == "rsft_merge"
+    relation = "merge" if merges else "finetune"
+    front: dict[str, Any] = {} if base.startswith("/") else {"base_model": [base], "base_model_relation": relation}
+    tags = [tag for tag in TAGS if merges or tag not in OF_MERGES]
+    front |= {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
     trained = recipe.train.parameters or f"{', '.join(recipe.train.modules)} of layers {_layers(recipe)}"
     way = f"LoRA of rank {recipe.train.lora.rank} on" if recipe.train.lora.rank else "robust supervised fine-tuning of"
     name = base.rsplit("/", 1)[-1]
+    how = f"with {METHODS[recipe.method].title}"
+    if merges:
+        how = f"{way} {trained}, then merging ('Model Merging for Knowledge Editing', arXiv 2506.12384)"
     merged = f"`{recipe.merge.file or recipe.merge.method}`, onto the {recipe.merge.onto} model, {recipe.merge.when}"
     return "\n".join(
         [
@@ -35,22 +44,21 @@ def model_card(document: Mapping[str, Any], recipe: Recipe, merge_yaml: str) -> 
             f"# {document['name']}",
             "",
             f"{name} with {report.counted(facts, 'fact', 'facts')} edited in "
-            f"{report.counted(batches, 'batch', 'batches')} by kedit_glue: {way} {trained}, then merging "
-            "('Model Merging for Knowledge Editing', arXiv 2506.12384).",
+            f"{report.counted(batches, 'batch', 'batches')} by kedit_glue: {how}.",
             "",
             f"- Edits: {facts}, batches of {recipe.edits.batch_size}, seed {recipe.seed}",
-            f"- Merge: {merged}",
-            "- Recipe, merge YAML, scores and report: `provenance/`",
+            *([f"- Merge: {merged}"] if merges else []),
+            "- Recipe, the last batch's YAML, scores and report: `provenance/`",
             "",
             "## Scores",
             "",
             *report.markdown_table(report.EDIT_HEAD, report.edit_rows(document)),
             "",
             *_general(document),
-            "## Last merge",
+            f"## Last {'merge' if merges else 'batch'}",
             "",
             "```yaml",
-            "\n".join(line for line in merge_yaml.splitlines() if not line.startswith("#")).strip(),
+            "\n".join(line for line in last_yaml.splitlines() if not line.startswith("#")).strip(),
             "```",
             "",
             "## Limits",

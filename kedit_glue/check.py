@@ -150,7 +150,7 @@ def model_bytes(folder: Path) -> int:
 def check_room(recipe: Recipe, plan: Plan, model: Path, run_folder: Path, device: str) -> list[Finding]:
     """Disk for the models that will be kept, memory for training, by rules of thumb that are stated."""
     size = model_bytes(model)
-    every = sum(stage.job.function in ("train", "merge", "project") for stage in plan.stages)
+    every = sum(stage.job.function in ("train", "merge", "project", "edit") for stage in plan.stages)
     few = 4
     whole = every if recipe.keep == "all" else min(every, few)
     trained = plan.trained

@@ -14,7 +14,8 @@ from kedit_glue import environment
 from kedit_glue.atomic import link_or_copy, new_folder
 from kedit_glue.keeping import Keeper
 from kedit_glue.ledger import NEW, Ledger, Todo
-from kedit_glue.packed import ChangedError
+from kedit_glue.methods import MEMORY
+from kedit_glue.packed import ChangedError, files_of
 from kedit_glue.plan import Plan, Stage
 from kedit_glue.progress import Display
 from kedit_glue.runner import Job, Runner, StageFailed
@@ -230,6 +231,9 @@ def outcome(stage: Stage, result: Mapping[str, object]) -> str:
             text += f"; not learned: {', '.join(map(str, not_learned[:5]))}"
             text += f" and {len(not_learned) - 5} more" if len(not_learned) > 5 else ""
         return text
+    if stage.job.function == "edit":
+        took = float(str(result["seconds_editing"])) / max(stage.size, 1)
+        return f", change's norm {result['task_vector_norm']:.2f}, {took:.1f} s a fact"
     if stage.job.function == "merge":
         tuned, merged = result["task_vector_norm_tuned"], result["task_vector_norm_merged"]
         return f", change's norm {tuned:.2f} -> {merged:.2f}, {result['density']:.0%} of the numbers differ"
@@ -269,9 +273,10 @@ def fits(name: str, pattern: str) -> bool:
 def export(model: Path, target: Path, card: str, extras: Sequence[Path]) -> None:
     """The edited model as a folder of its own with its card and provenance; weights are hard links where possible."""
     with new_folder(target) as aside:
-        for file in model.iterdir():
-            if file.is_file():
-                link_or_copy(file, aside / file.name)
+        for file in [*(f for f in model.iterdir() if f.is_file()), *files_of(model / MEMORY)]:
+            to = aside / file.relative_to(model)
+            to.parent.mkdir(exist_ok=True, parents=True)
+            link_or_copy(file, to)
         (aside / "README.md").write_text(card, encoding="utf-8")
         provenance = aside / "provenance"
         provenance.mkdir()

@@ -13,7 +13,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import check, environment, facts, files, models, nodes, records, report, result, results, strict_yaml
+from kedit_glue import (
+    check,
+    environment,
+    facts,
+    files,
+    learned,
+    methods,
+    models,
+    nodes,
+    records,
+    report,
+    result,
+    results,
+    strict_yaml,
+)
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.card import model_card
 from kedit_glue.execute import again_from, execute, export, output_missing
@@ -85,6 +99,8 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
         edits = load_facts(recipe, display)
         model = find_model(recipe, folder, runner, display, offline=options.dry_run or options.check)
         prepared = prepare(recipe, edits, folder, model, runner, display, dry=options.dry_run or options.check)
+        check_subjects(recipe, prepared)
+        learned.check(recipe, prepared)
         plan = planned(recipe, prepared, place(recipe, folder, model, known[recipe.merge.method], device))
         write_inputs(recipe, written, plan, folder, device, display)
         write_place(options, folder, model, device)
@@ -100,6 +116,24 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
         keeper = Keeper(plan, ledger, recipe.keep, Path(model))
         execute(plan, ledger, runner, display, keeper, wanted_again(plan, options))
         return finish(recipe, plan, ledger, Path(model), folder, display)
+
+
+def check_subjects(recipe: Recipe, edits: Sequence[Mapping[str, Any]]) -> None:
+    """Raises CannotStart for a method that looks facts up at their subjects, and facts that have none it can find."""
+    if recipe.method not in methods.AT_SUBJECT:
+        return
+    without = [e["id"] for e in edits if not e["subject"]]
+    # EasyEdit puts the subject's place into the prompt as {} and calls str.format
+    braces = [e["id"] for e in edits if e["subject"] and {"{", "}"} & set(e["prompt"])]
+    title = methods.METHODS[recipe.method].title
+    for ids, what in ((without, "name no subject that stands in the prompt"), (braces, "hold a brace in the prompt")):
+        if ids:
+            more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+            raise CannotStart(
+                f"{title} looks a fact up at its subject, and {report.counted(len(ids), 'fact', 'facts')} of "
+                f"{recipe.edits.source} {what}: {', '.join(ids[:5])}{more}\n"
+                "  give them one, leave them out, or choose another method (docs/methods.md); nothing was started"
+            )
 
 
 def planned(recipe: Recipe, prepared: Sequence[Mapping[str, Any]], where: Place) -> Plan:
@@ -353,10 +387,11 @@ def finish(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path, folder: Path
     result.check(document)
     write_json(folder / "scores.json", document)
     write_text(folder / "report.md", report.markdown(document))
-    last_merge = plan.final_model.parent / "merge.yaml"
+    names = ("merge.yaml", "edit.yaml", "train.yaml", "../base/editor.yaml", "../resolved.yaml")
+    last = next(file for name in names if (file := plan.final_model.parent / name).is_file())
     extras = [folder / "recipe.yaml", folder / "resolved.yaml", folder / "scores.json", folder / "report.md"]
-    card = model_card(document, recipe, last_merge.read_text(encoding="utf-8"))
-    export(plan.final_model, folder / "model", card, [*extras, last_merge])
+    card = model_card(document, recipe, last.read_text(encoding="utf-8"))
+    export(plan.final_model, folder / "model", card, [*extras, last])
     for part in report.terminal(document):
         display.console.print(part, markup=False, emoji=False)
     display.say(f"\n{report.headline(document)}", style="bold")

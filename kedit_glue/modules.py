@@ -53,7 +53,7 @@ class Trained:
     def __str__(self) -> str:
         if self.count is None or self.of is None:
             return f"what {self.pattern!r} finds"
-        return f"{self.count:,} of {self.of:,} parameters ({self.count / self.of:.1%}) in {self.tensors} tensors"
+        return f"{self.count:,} of {self.of:,} parameters ({self.count / (self.of or 1):.1%}) in {self.tensors} tensors"
 
 
 def trained(train: Train, n_layers: int | None, tensors: Mapping[str, tuple[int, ...]] | None) -> Trained:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import batch_files, modules
+from kedit_glue import batch_files, methods, once, rivals
 from kedit_glue.batch_files import batch_name
-from kedit_glue.corpus import shipped
 from kedit_glue.merging import Tuned, models_named
 from kedit_glue.recipe_schema import BARE, Protect, Recipe
 from kedit_glue.runner import Job
@@ -88,7 +87,11 @@ class _Builder:
         self.examples = spread(ids, recipe.score.examples)
         self.fluent = spread(ids, recipe.score.edits.fluency_facts)
         self.said = spread(ids, recipe.score.edits.generated.facts)
-        self.trained = modules.trained(recipe.train, place.n_layers, place.tensors)
+        self.trained = methods.changed(recipe, place.n_layers, place.tensors)
+        self.moments: tuple[Path, str] | None = None
+        """The file that says where second moments are, and the stage that makes it."""
+        self.editor: tuple[Path, str] | None = None
+        """The same of a learned editor."""
         self.directions: dict[Protect, tuple[Path, str]] = {}
         """What is protected how, the file that says so, and the stage that makes it."""
 
@@ -105,7 +108,7 @@ class _Builder:
     def _share(self, model_bytes: int) -> int:
         """Of a model's bytes those that training touches."""
         count, of = self.trained.count, self.trained.of
-        return int(model_bytes * count / of) if count and of else model_bytes
+        return model_bytes if count is None or not of else int(model_bytes * count / of)
 
     # -- before and after all batches -----------------------------------------------------------
 
@@ -114,40 +117,21 @@ class _Builder:
         if self._general_at("ends"):
             self._general("base", None, title="original model: general ability")
         for protect in (self.recipe.train.protect, self.recipe.merge.protect):
-            if protect.on and protect not in self.directions:
-                self._directions(protect)
+            if protect.on and protect not in self.directions and self.recipe.method in methods.TRAINED:
+                name = "protect" if not self.directions else "protect_merge"
+                made = once.directions(self.place, self.recipe, protect, self.trained.pattern, name)
+                self.directions[protect] = self._once(made)
+        if methods.wants_moments(self.recipe):
+            self.moments = self._once(once.second_moments(self.place, self.recipe, self.trained.pattern))
+        if self.recipe.method in methods.LEARNED:
+            self.editor = self._once(once.editor(self.place, self.recipe))
 
-    def _directions(self, protect: Protect) -> None:
-        """Once for a model, corpus and set of matrices: the input directions that a change is kept out of."""
-        folder = self.place.folder / "base"
-        name = "protect" if not self.directions else "protect_merge"
-        output = folder / f"{name}.safetensors"
-        settings = {
-            "directions": protect.directions or None,
-            "energy": protect.energy or None,
-            "strength": protect.strength,
-            "texts": protect.texts,
-            "corpus": protect.corpus,
-            "trainable": self.trained.pattern,
-        }
-        job = Job(
-            "original model: directions of general text",
-            "protect",
-            {
-                "model": self.place.model,
-                "output": str(partial(output)),
-                "cache": str(self.place.cache),
-                **settings,
-                **self._common(),
-            },
-            folder,
-            name,
-            "lower the protect section's directions, or give it a larger corpus",
-        )
-        corpus = Path(protect.corpus) if protect.corpus else shipped()
-        reads = [corpus] if corpus.is_absolute() else []
-        self._stage(f"base/{name}", None, job, reads, output, settings=settings, after=[])
-        self.directions[protect] = output, f"base/{name}"
+    def _once(self, made: once.Once) -> tuple[Path, str]:
+        """Its output, and its stage's name."""
+        name = f"base/{made.job.name}"
+        self.files += [made.file] if made.file else []
+        self._stage(name, None, made.job, made.reads, made.output, settings=made.settings, after=[])
+        return made.output, name
 
     def end(self) -> None:
         if self._general_at("ends") and not self._general_at("each"):
@@ -165,8 +149,13 @@ class _Builder:
         title = f"batch {number} of {len(self.batches)}"
         last = number == len(self.batches)
         start, original = (self.current, self.made_by), (self.place.model, "")
-        self._train(number, title)
-        if recipe.merge.when == "each":
+        if recipe.method in methods.TRAINED:
+            self._train(number, title)
+        else:
+            self._edit(number, title)
+        if recipe.method != "rsft_merge":
+            self.tuned = []
+        elif recipe.merge.when == "each":
             onto = start if recipe.merge.onto == "previous" else original
             self._merge(number, title, start, onto)
             self.earlier = onto
@@ -231,6 +220,19 @@ class _Builder:
         else:
             self.tuned = [(Tuned(str(output)), name)]
             self.current, self.made_by = str(output), name
+
+    def _edit(self, number: int, title: str) -> None:
+        """A rival edits the batch into the model that the batch before left."""
+        facts, (statistics, made_by) = self.batches[number - 1], self.moments or (None, "")
+        editor, trained_by = self.editor or (None, "")
+        what, once_made = self.trained.pattern, {"moments": statistics, "editor": editor}
+        made = rivals.edited(self.recipe, self.place, number, title, facts, self.current, what, once_made)
+        self.data[made.reads[0]] = made.requests
+        self.files += [made.file] if made.file else []
+        name = f"{batch_name(number)}/edit"
+        more = {"settings": made.settings, "size": len(facts), "room": self._share(self.place.model_bytes)}
+        self._stage(name, number, made.job, made.reads, made.output, after=[self.made_by, made_by, trained_by], **more)
+        self.current, self.made_by = str(made.output), name
 
     def _merge(self, number: int, title: str, start: tuple[str, str], onto: tuple[str, str]) -> None:
         """What training left since the last merge, with ``onto``; ``start`` is what that training began with.

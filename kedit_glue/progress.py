@@ -69,6 +69,9 @@ def sentence(event: Mapping[str, Any]) -> str | None:
         return f"generated {event['position']} of {event['of']} answers"
     if kind == "judged":
         return f"judged {event['position']} of {event['of']} answers"
+    if kind == "editing":
+        loss = f", loss {event['loss']:.3f}" if "loss" in event else ""
+        return f"{event['position']} of {event['of']} {event['unit']}{loss}"
     if kind == "corpus":
         return f"read {event['position']} of {event['of']} texts"
     if kind == "directions":

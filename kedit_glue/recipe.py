@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from kedit_glue import recipe_checks, recipe_errors, strict_yaml
+from kedit_glue import methods, recipe_checks, recipe_errors, recipe_paths, strict_yaml
 from kedit_glue.problems import RecipeError
 from kedit_glue.recipe_schema import INSTEAD, Recipe
 from kedit_glue.recipe_values import resolve_layers
@@ -24,7 +24,8 @@ def load_recipe(
 
     ``overrides`` are ``train.epochs=3``, as after ``--set``. ``merge_methods`` holds each mergekit
     method with its parameters' names; without it methods and parameters are not checked by name.
-    Paths of the recipe that must exist (and a model that is a folder) come back absolute.
+    Paths of the recipe that must exist (and a model that is a folder) come back absolute, and
+    ``train`` as the recipe's method has it.
     """
     path = Path(path)
     data, positions = strict_yaml.load(path)
@@ -32,7 +33,7 @@ def load_recipe(
     for override in overrides:
         draft.override(override)
     draft.fill_empty_sections()
-    recipe_checks.find_paths(draft, path.parent)
+    recipe_paths.find_paths(draft, path.parent)
     recipe: Recipe | None = None
     try:
         recipe = Recipe.model_validate(draft.data)
@@ -47,7 +48,7 @@ def load_recipe(
         recipe_checks.cross_check(recipe, draft, merge_methods)
     if recipe is None or draft.problems:
         raise RecipeError(draft.problems, str(path))
-    return recipe
+    return recipe.model_copy(update={"train": methods.training(recipe)})
 
 
 def normalized(recipe: Recipe) -> dict[str, Any]:

@@ -1,20 +1,19 @@
-"""What the recipe's schema cannot say: files that must exist, and keys that do not go together."""
+"""What the recipe's schema cannot say: keys that do not go together, and names that only the tools know."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedit_glue.corpus import FILES as CORPUS_FILES
 from kedit_glue.deepspeed_file import file_problem
-from kedit_glue.models import HUB_ID, PACKAGED, ModelError, kind_of, layer_count
+from kedit_glue.methods import LEARNED, settings
+from kedit_glue.models import ModelError, layer_count
 from kedit_glue.problems import did_you_mean
-from kedit_glue.recipe_errors import Draft, allowed_for
+from kedit_glue.recipe_errors import Draft
 from kedit_glue.recipe_schema import INSTEAD
 from kedit_glue.recipe_values import leaves, resolve_layers
-from kedit_glue.redact import URL_WITH_LOGIN, is_secret_name
+from kedit_glue.redact import is_secret_name
 from kedit_glue.strict_yaml import KeyPath
 
 if TYPE_CHECKING:
@@ -103,119 +102,14 @@ MERGE_EXTRA = {
     "modules": "kedit_glue merges whole models",
 }
 
-PATHS: tuple[tuple[KeyPath, str], ...] = (
-    (("edits", "source"), "file"),
-    (("merge", "file"), "file"),
-    (("launch", "deepspeed"), "file"),
-    (("score", "general", "include_path"), "folder"),
-    (("score", "edits", "easyedit"), "folder"),
-    (("templates",), "folder"),
-)
-"""Keys whose path must exist, and what it must be."""
-CORPORA: tuple[KeyPath, ...] = (("train", "protect", "corpus"), ("merge", "protect", "corpus"))
-"""Keys that hold a file or a data set of the hub, ``owner/name``."""
-
-
-# -- files and folders --------------------------------------------------------------------------
-
-
-def find_paths(draft: Draft, recipe_folder: Path) -> None:
-    """Make the recipe's paths absolute; a path that is nowhere is a problem."""
-    _refuse_logins(draft)
-    for path, kind in PATHS:
-        if written := _path_text(draft, path):
-            with _problem_if_no_path(draft, path):
-                _find(draft, path, Path(written).expanduser(), recipe_folder, kind)
-    for path in CORPORA:
-        if written := _path_text(draft, path):
-            with _problem_if_no_path(draft, path):
-                _find_corpus(draft, path, written, recipe_folder)
-    if model := _path_text(draft, ("model",)):
-        with _problem_if_no_path(draft, ("model",)):
-            _find_model(draft, model)
-    if output := _path_text(draft, ("output",)):
-        with _problem_if_no_path(draft, ("output",)):
-            if Path(output).expanduser().is_file():
-                draft.add(
-                    ("output",),
-                    f"{draft.shown(('output',))} is a file",
-                    "a folder, new or not",
-                    at_value=True,
-                )
-
-
-def _refuse_logins(draft: Draft) -> None:
-    """A recipe is copied into records: no URL in it may hold a password."""
-    for path in list(draft.positions):
-        value = draft.value(path) if draft.holds(path) else None
-        if isinstance(value, str) and URL_WITH_LOGIN.search(value.encode()):
-            hint = "a recipe is copied into records"
-            draft.add(path, "a URL with a login in it", "a URL without", hint, at_value=True)
-
-
-def _path_text(draft: Draft, path: KeyPath) -> str:
-    """The text at a key; empty where there is none, or none that is sound."""
-    if not draft.holds(path) or not draft.sound(path):
-        return ""
-    value = draft.value(path)
-    return value if isinstance(value, str) else ""
-
-
-@contextmanager
-def _problem_if_no_path(draft: Draft, path: KeyPath) -> Iterator[None]:
-    """What the system refuses as a path: a name that is too long, the home of nobody."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        draft.add(path, draft.shown(path), "a path", why, at_value=True)
-
-
-def _find_model(draft: Draft, model: str) -> None:
-    try:
-        if kind_of(model) == "folder":
-            draft.data["model"] = str(Path(model).expanduser().resolve())
-    except ModelError:
-        allowed = allowed_for(draft.schema.model_fields["model"])
-        hint = did_you_mean(model, PACKAGED) or f"looked for {Path(model).expanduser().absolute()}"
-        if "://" in model:
-            hint = "write a hub's model as owner/name"
-        found = draft.shown(("model",)) + (" is a file" if Path(model).expanduser().is_file() else "")
-        draft.add(("model",), found, allowed, hint, at_value=True)
-
-
-def _find_corpus(draft: Draft, path: KeyPath, written: str, recipe_folder: Path) -> None:
-    """``texts/own`` looks like a hub id: where such a file or folder lies, it is meant."""
-    hub = written.partition(":")[0]  # owner/name:split
-    of_hub = HUB_ID.fullmatch(hub) and Path(hub).suffix not in CORPUS_FILES
-    if not of_hub or any((folder / written).exists() for folder in (Path.cwd(), recipe_folder)):
-        _find(draft, path, Path(written).expanduser(), recipe_folder)
-
-
-def _find(draft: Draft, path: KeyPath, name: Path, recipe_folder: Path, kind: str = "") -> None:
-    """Look for a ``file`` or a ``folder``, or, with no ``kind``, for either."""
-    places = list(dict.fromkeys([(Path.cwd() / name).absolute(), (recipe_folder / name).absolute()]))
-    for place in places:
-        if place.exists() and (not kind or place.is_dir() == (kind == "folder")):
-            draft.value(path[:-1])[path[-1]] = str(place.resolve())
-            return
-    what = kind or "file"
-    if any(place.exists() for place in places):
-        is_now = "file" if kind == "folder" else "folder"
-        draft.add(path, f"{draft.shown(path)} is a {is_now}", f"a {what}", at_value=True)
-        return
-    looked = f"looked for {' and '.join(map(str, places))}"
-    draft.add(path, f"{draft.shown(path)}: no such {what}", f"a {what} that exists", looked, at_value=True)
-
-
-# -- keys that do not go together -----------------------------------------------------------------
-
 
 def cross_check(recipe: Recipe, draft: Draft, merge_methods: Mapping[str, frozenset[str]] | None) -> None:
     """Every combination that cannot work; keys that have a problem of their own are left out."""
     _check_training(recipe, draft)
     _check_lora(recipe, draft)
     _check_several(recipe, draft)
+    _check_method(recipe, draft)
+    _check_learned(recipe, draft)
     _check_extra(recipe, draft)
     apart = recipe.merge.onto == "previous" and recipe.merge.when == "end"
     if apart and draft.sound(("merge", "onto"), ("merge", "when")):
@@ -224,6 +118,34 @@ def cross_check(recipe: Recipe, draft: Draft, merge_methods: Mapping[str, frozen
     sound = draft.sound(("merge", "method"), ("merge", "parameters"))
     if sound and _check_names(recipe, draft, merge_methods):
         _check_weights(recipe, draft)
+
+
+def _check_method(recipe: Recipe, draft: Draft) -> None:
+    """What only a merge makes one model of."""
+    if recipe.method not in ("rsft", "sft") or not draft.sound(("method",), ("train", "from"), ("train", "lora")):
+        return
+    if recipe.train.from_ == "base":
+        found = f"base, while method is {recipe.method}: nothing merges the batches' models"
+        draft.add(("train", "from"), found, "previous, or method: rsft_merge")
+    if recipe.train.lora.rank:
+        found = f"{recipe.train.lora.rank}, while method is {recipe.method}: nothing merges the adapters"
+        draft.add(("train", "lora", "rank"), found, "0, or method: rsft_merge")
+
+
+def _check_learned(recipe: Recipe, draft: Draft) -> None:
+    """An editor that is trained needs facts to train on, and a step of its optimizer."""
+    if recipe.method not in LEARNED or not draft.sound(("methods", recipe.method)):
+        return
+    own, section = settings(recipe), ("methods", recipe.method)
+    if own["train_facts"] is None:
+        found = f"no file, while method is {recipe.method}: its editor is trained first"
+        draft.add((*section, "train_facts"), found, "a file with facts, none of them an edit")
+    if own["accumulate_bs"] > own["max_iters"]:
+        found = f"{own['accumulate_bs']}, while methods.{recipe.method}.max_iters is {own['max_iters']}"
+        draft.add((*section, "accumulate_bs"), found, f"at most {own['max_iters']}", "the optimizer would take no step")
+    if recipe.method == "serac" and recipe.score.edits.easyedit and draft.sound(("score", "edits", "easyedit")):
+        found = "a checkout, while method is serac, whose scope the package's code decides in the same process"
+        draft.add(("score", "edits", "easyedit"), found, "null")
 
 
 def _check_training(recipe: Recipe, draft: Draft) -> None:

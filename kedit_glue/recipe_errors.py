@@ -157,6 +157,7 @@ class Draft:
         assert isinstance(section, type)
         known = list(fields(section))
         elsewhere = [key for key in self.keys() if key.rpartition(".")[2] == word]
+        elsewhere = [key for key in elsewhere if not key.startswith("methods.")] or elsewhere[:1]
         if elsewhere:
             hint = f"did you mean {' or '.join(repr(key) for key in elsewhere)}?"
         else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
 from kedit_glue.models import PACKAGED
 from kedit_glue.recipe_keys import WORKING_FOLDERS, Section, key, number, switch, text, whole
+from kedit_glue.recipe_methods import Method, Methods
 from kedit_glue.recipe_score import Score
 from kedit_glue.recipe_values import check_layers, check_modules, check_parameters, check_pattern, no_repeats
 
@@ -269,8 +270,14 @@ class Recipe(Section):
     )
     trust_remote_code: bool = switch(False, "Whether Python code that comes with the model may run")
     edits: Edits = Field(description="The facts to edit.")
+    method: Method = key(
+        "rsft_merge",
+        "How facts are edited, by R-SFT and merging or by a rival (docs/methods.md)",
+        f"one of {', '.join(get_args(Method))}",
+    )
     train: Train = Field(default_factory=Train, description="How a batch is trained (LLaMA-Factory with R-SFT).")
     merge: Merge = Field(default_factory=Merge, description="How the tuned model is merged (mergekit).")
+    methods: Methods = Field(default_factory=Methods, description="The other methods' settings, a section each.")
     score: Score = Field(default_factory=Score, description="What is measured, and when.")
     keep: Literal["deltas", "all", "last"] = key(
         "deltas",

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from kedit_glue import metrics
+from kedit_glue import methods, metrics
 from kedit_glue.metrics import METRICS, Metric
 from kedit_glue.progress import duration
 
@@ -47,6 +47,17 @@ def protocol_note(document: Mapping[str, Any]) -> str:
     judge = f", judged by {how['judge']}" if how.get("judge") else ""
     limit = f"at most {how['most_tokens']} tokens, nothing cut at the answer's length"
     return f"generated: asked {put}, greedy, {limit}{judge}"
+
+
+def method_note(document: Mapping[str, Any]) -> str:
+    """What a reader must know of a method that remembers facts beside the model; empty for others."""
+    if document.get("method") not in methods.REMEMBERED:
+        return ""
+    title = methods.METHODS[document["method"]].title
+    return (
+        f"{title} leaves the weights as they are: edits were scored through its memory, general ability is the "
+        "original's, and other tools see the original"
+    )
 
 
 AGREE_WITH_THEMSELVES = (metrics.LOCALITY, metrics.AGREEMENT)
@@ -140,7 +151,7 @@ def batch_rows(document: Mapping[str, Any]) -> list[list[str]]:
                 _value(metrics.SUCCESS, so_far),
                 _value(metrics.GENERALIZATION, so_far),
                 _value(metrics.LOCALITY, so_far),
-                f"{training.get('seconds', 0) + b.get('merge', {}).get('seconds', 0):.1f} s",
+                f"{sum(b.get(kind, {}).get('seconds', 0) for kind in ('training', 'merge', 'editing')):.1f} s",
             ]
         )
     return rows
@@ -179,7 +190,7 @@ def batch_note(document: Mapping[str, Any]) -> str:
         edited += b["facts"]
         sampled |= b.get("asked_so_far", edited) < edited
     of = "this batch and a sample of the facts before it" if sampled else "all facts until then"
-    return f"success: of the batch just edited; so far, rephrased, locality: of {of}; time: train and merge"
+    return f"success: of the batch just edited; so far, rephrased, locality: of {of}; time: of the edit"
 
 
 MERGE_HEAD = ["batch", "change by training", "left by the merge", "density", "same signs", "merged"]
@@ -228,8 +239,7 @@ def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     """The scorecard as rich renderables and lines, in order."""
     shown = [row[:-1] for row in edit_rows(document)]  # what each is stands in report.md: a terminal is narrow
     found: list[Table | Text] = [table(f"{document['name']}: edits", EDIT_HEAD[:-1], shown)]
-    if note := protocol_note(document):
-        found.append(Text(note))
+    found += [Text(note) for note in (method_note(document), protocol_note(document)) if note]
     if rows := general_rows(document):
         found.append(table("general ability (lm-eval)", GENERAL_HEAD, rows))
     if rows := batch_rows(document):
@@ -282,7 +292,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
         *markdown_table(EDIT_HEAD, edit_rows(document)),
         "",
-        *([f"{note}.", ""] if (note := protocol_note(document)) else []),
+        *(line for note in (method_note(document), protocol_note(document)) if note for line in (f"{note}.", "")),
     ]
     for metric in (metrics.PORTABILITY, metrics.LOCALITY):
         kinds = document["after"]["edits"].get(metric, {}).get("by_kind", {})
@@ -309,7 +319,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     lines += ["## Facts that need a look", ""]
     left = not_learned(document)
     missed = lost(document)
-    if document["batches"]:
+    if any("training" in b for b in document["batches"]):
         lines += [f"Not under the loss threshold when their batch's training ended: {_names(left)}.", ""]
     if metrics.SUCCESS in document["after"]["edits"]:
         lines += [f"Not wholly answered by the edited model: {_names(missed)}.", ""]

@@ -222,6 +222,9 @@ class Batch(Part):
     merge: FromTool | None = Field(
         default=None, description="of its merge (norms, density, …); absent where nothing was merged"
     )
+    editing: FromTool | None = Field(
+        default=None, description="of its edit by a method that neither trains nor merges; absent elsewhere"
+    )
     edited_before: Summaries | None = Field(
         default=None, description="the original on this batch's facts; absent where it was not scored after this batch"
     )
@@ -278,7 +281,9 @@ class Fact(Part):
         "has no such prompt"
     )
     after: dict[MetricName, Score] = Field(description="the same of the edited model; null as in before")
-    steps: Count | None = Field(default=None, description="updates that the fact took part in; null for a pair")
+    steps: Count | None = Field(
+        default=None, description="updates that the fact took part in; null for a pair, and where a rival edited"
+    )
     loss_before: Number | None = Field(
         default=None,
         description="mean negative log-likelihood, nats per target token, before training; null for a pair",
@@ -317,6 +322,9 @@ class Result(Part):
         description="run: batches of edits made by this program; pair: two models that were there"
     )
     name: Name = Field(description="the run's or pair's name")
+    method: Name | None = Field(
+        default=None, description="how the run edited (the recipe's method); null for a pair, and in earlier files"
+    )
     base: Model = Field(description="the original model")
     edited: Model = Field(description="the edited model")
     facts_source: FactsSource | None = Field(

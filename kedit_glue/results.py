@@ -33,6 +33,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
         "schema": SCHEMA,
         "kind": "run",
         "name": recipe.name,
+        "method": recipe.method,
         "base": {"model": recipe.model, "weights": weights_hash(model)},
         "edited": {"model": str(plan.final_model), "weights": weights_hash(plan.final_model)},
         "facts_source": source(Path(recipe.edits.source).name, facts),
@@ -49,7 +50,10 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
             {
                 **entry,
                 "batch": number,
-                **{key: traces[fact["id"]][key] for key in ("steps", "loss_before", "loss_after", "learned")},
+                **{
+                    key: traces.get(fact["id"], {}).get(key)
+                    for key in ("steps", "loss_before", "loss_after", "learned")
+                },
             }
             for (number, fact), entry in zip(taught, compared["facts"], strict=True)
         ],
@@ -142,12 +146,9 @@ def _retention(plan: Plan, stages: Mapping[str, Stage], base: Any) -> dict[str, 
 def _batch(plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger, base: Any) -> dict[str, Any]:
     name, facts = batch_name(number), plan.batches[number - 1]
     entry: dict[str, Any] = {"batch": number, "facts": len(facts)}
-    for kind in ("train", "merge"):
+    for kind, key in (("train", "training"), ("merge", "merge"), ("edit", "editing")):
         if f"{name}/{kind}" in stages and (record := ledger.record(stages[f"{name}/{kind}"])):
-            entry["training" if kind == "train" else "merge"] = {
-                **record["result"],
-                "seconds": record["seconds"],
-            }
+            entry[key] = {**record["result"], "seconds": record["seconds"]}
     if (raw := _optional(stages, f"{name}/edits")) is not None:
         now, first = scores.by_id(raw), scores.by_id(base)
         so_far = [fact for batch in plan.batches for fact in batch if fact["id"] in now]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit_glue.atomic import write_json
+from kedit_glue.tools import memory
 
 FUNCTIONS = {
     "unpack": ("kedit_glue.tools.model", "unpack"),
@@ -29,6 +30,10 @@ FUNCTIONS = {
     "prepare": ("kedit_glue.tools.prepare", "prepare"),
     "protect": ("kedit_glue.tools.protect", "directions"),
     "project": ("kedit_glue.tools.protect", "project"),
+    "moments": ("kedit_glue.tools.editing", "moments"),
+    "editor": ("kedit_glue.tools.learned", "train_editor"),
+    "edit": ("kedit_glue.tools.editing", "edit"),
+    "remember": ("kedit_glue.tools.recall", "remember"),
     "train": ("kedit_glue.tools.llamafactory", "train"),
     "merge": ("kedit_glue.tools.mergekit", "merge"),
     "score": ("kedit_glue.tools.scorer", "score"),
@@ -112,7 +117,7 @@ def execute(job_file: str) -> None:
             torch.set_num_threads(job["threads"])
         work = getattr(importlib.import_module(module), function)
         started = time.monotonic()
-        result = work(job["arguments"], emit)
+        result = {**work(job["arguments"], emit), "peak_memory_bytes": memory.peak()}
         emit({"event": "finished", "seconds": round(time.monotonic() - started, 3)})
     if first_process():
         write_json(Path(job["result"]), result)

@@ -13,7 +13,7 @@
                 batch: number from 1, null for the original; learned: null until training is done
                 own: on the disk, files that an earlier row holds as well left out; apparent: the files' lengths
     stages      {stage, kind, state, reason, edited, seconds, finished, log, last_lines} each
-                kind: train, merge, project, protect, score or general
+                kind: edit, remember, train, merge, project, moments, editor, protect, score or general
                 state: done; packed (done, only changed tensors kept); not kept (done, output deleted as keep: says);
                 stale (done, and to be done again); failed (begun, and not ended); running; waiting
                 reason: why it is not done, null where it is; edited: its files that were edited by hand

@@ -14,7 +14,14 @@ from kedit_glue.report import counted, table
 from kedit_glue.standing import duration, roughly
 from kedit_glue.status_document import FAILED, RUNNING, STANDS, WAITING
 
-KINDS = {"train": "train", "merge": "merge", "project": "protect", "protect": "protect", "score": "score"}
+KINDS = {
+    "edit": "edit",
+    "train": "train",
+    "merge": "merge",
+    "project": "protect",
+    "protect": "protect",
+    "score": "score",
+}
 KINDS |= {"general": "general"}
 """Kind of stage -> its column."""
 LAST = 12

@@ -7,7 +7,8 @@
     axes         keys of the grid
     cells        one entry a cell: {cell, settings, cause}; with a result also {metrics: name ->
                  {mean, half_95, facts}, general: as ``scores.general_change``, optimizer_steps,
-                 train_seconds, merge_seconds, all_seconds}
+                 train_seconds, merge_seconds, all_seconds, seconds_a_fact (of the stages that edit),
+                 peak_memory_bytes (the most of them), method, harmonic (``harmonic``)}
     differences  one entry a cell with a result, but for the baseline: {cell, metrics: name ->
                  {difference, difference_95, facts, excludes_zero}}
 
@@ -21,18 +22,22 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import harmonic_mean, mean
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from kedit_glue import metrics, report, scores, strict_yaml
+from kedit_glue import methods, metrics, report, scores, strict_yaml
 from kedit_glue.progress import duration
 
 SCHEMA = 1
 METRICS = (metrics.SUCCESS, metrics.GENERALIZATION, metrics.PORTABILITY, metrics.LOCALITY)
 EDITS_NOTE = "in %, ± half of the 95 % interval over facts"
-COST_NOTE = "change from the original with its 95 % interval; all: every stage, those taken from another cell included"
+COST_NOTE = (
+    "change from the original with its 95 % interval; H: harmonic mean of edit success, generalization, locality and "
+    "retained general ability; all: every stage, those taken from another cell included"
+)
 DIFFERENCE_NOTE = (
     "points, ± half of the 95 % interval of the mean difference over the same facts; * where it excludes zero"
 )
@@ -92,11 +97,38 @@ def _measured(document: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "metrics": {m: _mean(v) for m, v in values.items() if v},
         "general": document["after"]["general_change"],
-        "optimizer_steps": sum(t["optimizer_steps"] for t in train),
+        "optimizer_steps": sum(t["optimizer_steps"] for t in train) if train else None,
         "train_seconds": round(sum(t["seconds"] for t in train), 3),
         "merge_seconds": round(sum(m["seconds"] for m in merge), 3),
         "all_seconds": document["seconds"]["all"],
+        "method": document.get("method"),
+        "harmonic": harmonic(document, values),
+        **_cost([*train, *merge, *(b["editing"] for b in document["batches"] if "editing" in b)], document),
     }
+
+
+def harmonic(document: Mapping[str, Any], values: Mapping[str, Sequence[float]]) -> float | None:
+    """Harmonic mean of edit success, generalization, locality and retained general ability, each 0 to 1; higher is
+    better, None where one was not measured.
+
+    Retained: the mean over lm-eval's tasks of after / before (before / after where lower is better), at most 1.
+    """
+    kept = []
+    for change in document["after"]["general_change"].values():
+        before, after = change.get("before"), change.get("after")
+        if before and after:
+            kept.append(min(1.0, after / before if change["better"] == "higher" else before / after))
+    of_edits = [values[m] for m in (metrics.SUCCESS, metrics.GENERALIZATION, metrics.LOCALITY)]
+    if not kept or not all(of_edits):
+        return None
+    return float(harmonic_mean([*map(mean, of_edits), mean(kept)]))
+
+
+def _cost(stages: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the stages that edit: seconds for each fact, most memory (bytes; None where no stage says)."""
+    peaks = [stage["peak_memory_bytes"] for stage in stages if "peak_memory_bytes" in stage]
+    seconds = sum(stage["seconds"] for stage in stages) / max(len(document["facts"]), 1)
+    return {"seconds_a_fact": round(seconds, 3), "peak_memory_bytes": max(peaks, default=None)}
 
 
 def _mean(values: Sequence[float]) -> dict[str, Any]:
@@ -203,7 +235,10 @@ def cost_columns(document: Mapping[str, Any]) -> list[Column]:
         for task, change in row.get("general", {}).items():
             heads.setdefault(task, f"{task} ({'%' if change.get('change_is') else 'points'})")
     found = [(head, [_change(row.get("general", {}).get(task, {})) for row in cells]) for task, head in heads.items()]
-    found.append(("steps", [str(row.get("optimizer_steps", "-")) for row in cells]))
+    found.append(("H", [_form("{:.1f}", row.get("harmonic"), 0.01) for row in cells]))
+    found.append(("steps", [str(row.get("optimizer_steps") or "-") for row in cells]))
+    found.append(("s a fact", [_form("{:.2f}", row.get("seconds_a_fact")) for row in cells]))
+    found.append(("peak GB", [_form("{:.1f}", row.get("peak_memory_bytes"), 1e9) for row in cells]))
     for kind in ("train", "merge", "all"):
         seconds = [row.get(f"{kind}_seconds") for row in cells]
         found.append((kind, ["-" if s is None else duration(s) for s in seconds]))
@@ -222,6 +257,10 @@ def _head_and_rows(rows: Sequence[Mapping[str, Any]], *columns: Column) -> tuple
     """A table whose first column names the cells."""
     every = [("cell", [row["cell"] for row in rows]), *columns]
     return [head for head, _ in every], [list(row) for row in zip(*(cells for _, cells in every), strict=True)]
+
+
+def _form(form: str, value: float | None, unit: float = 1.0) -> str:
+    return "-" if value is None else form.format(value / unit)
 
 
 def _percent(entry: Mapping[str, Any]) -> str:
@@ -261,6 +300,7 @@ def markdown(document: Mapping[str, Any], picture: str = "") -> str:
         "",
         f"Edits: {EDITS_NOTE}. General ability: {COST_NOTE}.",
         "",
+        *(line for note in remembering(cells) for line in (note, "")),
     ]
     if missing := without_result(document):
         lines += ["Without a result:", "", *(f"- {line}" for line in missing), ""]
@@ -278,6 +318,17 @@ def markdown(document: Mapping[str, Any], picture: str = "") -> str:
     return "\n".join([*lines, ""])
 
 
+def remembering(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A note on cells whose method leaves the weights alone, where there are some."""
+    names = [row["cell"] for row in cells if row.get("method") in methods.REMEMBERED]
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)}: the weights stay, facts are remembered beside the model and scored through that memory; "
+        "general ability is the original's."
+    ]
+
+
 def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     """The tables as rich renderables, narrower than in ``study.md``, and what has no result."""
     cells, differ, name = document["cells"], document["differences"], document["study"]
@@ -287,6 +338,7 @@ def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
         cost = _head_and_rows(cells, *cost_columns(document))
         found += [Text(), report.table(f"{name}: edits", *edits), Text(EDITS_NOTE)]
         found += [Text(), report.table(f"{name}: general ability and cost", *cost), Text(COST_NOTE)]
+        found += map(Text, remembering(cells))
     if differ:
         compared = _head_and_rows(differ, *difference_columns(document))
         found += [Text(), report.table(f"{name}: less {document['baseline']}", *compared), Text(DIFFERENCE_NOTE)]

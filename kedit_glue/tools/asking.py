@@ -101,6 +101,10 @@ class Asker:
         self.asked = 0
         self.known: dict[tuple[str, str], Forced] = {}
 
+    def put(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts as the model gets them: as they are."""
+        return list(prompts)
+
     # -- teacher forced -----------------------------------------------------------------------------
 
     def forced(self, pairs: Sequence[tuple[str, str]]) -> list[Forced]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,13 +26,17 @@ def preload() -> None:
 class Referee:
     """EasyEdit's evaluation, one prompt at a time as EasyEdit itself asks."""
 
-    def __init__(self, model: Any, tokenizer: Any, emit: Emit, checkout: str | None = None):
-        """``checkout``: the folder of a git checkout of EasyEdit's main, None for the package."""
+    def __init__(
+        self, model: Any, tokenizer: Any, emit: Emit, checkout: str | None = None, put: Callable[..., list[str]] = list
+    ):
+        """``checkout``: the folder of a git checkout of EasyEdit's main, None for the package; ``put``: prompts ->
+        the prompts as the model gets them (``Asker.put``).
+        """
         from kedit_glue.tools import easyedit_compat
 
         self.evaluate = easyedit_compat.evaluation(checkout)
         self.on_device = easyedit_compat.on_device
-        self.model, self.tokenizer, self.emit = model, tokenizer, emit
+        self.model, self.tokenizer, self.emit, self.put = model, tokenizer, emit, put
         self.device = "cpu" if model.device.type == "cpu" else f"cuda:{model.device.index or 0}"
         # the package truncates at hparams.max_length, 40 by default, which cuts targets off long prompts
         self.hparams = SimpleNamespace(max_length=longest_asked(tokenizer), alg_name="none")
@@ -46,6 +50,7 @@ class Referee:
         return [list(value) for value in self._asked(pairs, locality=True)]
 
     def _asked(self, pairs: Sequence[tuple[str, str]], locality: bool) -> list[Any]:
+        pairs = self._put(pairs)
         found: dict[tuple[str, str], Any] = {}
         unique = list(dict.fromkeys(pairs))
         with self.on_device(self.device) as device:
@@ -67,6 +72,10 @@ class Referee:
                 self.emit({"event": "asked", "position": len(found), "of": len(unique)})
         return [found[pair] for pair in pairs]
 
+    def _put(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        prompts = self.put([prompt for prompt, _ in pairs])
+        return [(prompt, answer) for prompt, (_, answer) in zip(prompts, pairs, strict=True)]
+
     def fluency(self, prompts: Sequence[str], seed: int) -> float:
         """N-gram entropy (bits, weighted 2- and 3-grams) of top-5 sampled continuations."""
         import torch
@@ -79,7 +88,7 @@ class Referee:
         try:
             with torch.no_grad():
                 found = self.evaluate.test_generation_quality(
-                    self.model, self.tokenizer, list(prompts), max_out_len=FLUENCY_TOKENS
+                    self.model, self.tokenizer, self.put(prompts), max_out_len=FLUENCY_TOKENS
                 )
         finally:
             self.tokenizer.padding_side = side
@@ -87,4 +96,4 @@ class Referee:
 
     def perplexity(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Of each answer behind its prompt; one at a time: padded rows are masked wrongly (evaluate_utils.py:205)."""
-        return [float(self.evaluate.PPL(self.model, self.tokenizer, *pair, self.device)) for pair in pairs]
+        return [float(self.evaluate.PPL(self.model, self.tokenizer, *pair, self.device)) for pair in self._put(pairs)]

@@ -14,7 +14,7 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,187 @@ def _words_without_downloads(module: types.ModuleType) -> None:
         ngrams=nltk.ngrams,
         FreqDist=nltk.FreqDist,
     )
+
+
+# -- single editors -----------------------------------------------------------------------------
+
+
+def editor(name: str, checkout: str | None = None) -> Any:
+    """``easyeditor.models.NAME.NAME_main`` without the rest of the package (see ``evaluation``)."""
+    if name in ("mend", "serac"):
+        trainer()
+        with _stubs():
+            return submodule(name, f"{name}_main", checkout)
+    return submodule(name, f"{name}_main", checkout)
+
+
+def submodule(name: str, module: str, checkout: str | None = None) -> Any:
+    """``easyeditor.models.NAME.MODULE``; ``checkout``: a clone's folder. Raises ImportError."""
+    folder = Path(checkout) / "easyeditor" if checkout else _installed()
+    if not (folder / "models" / name).is_dir():
+        raise ImportError(f"{folder} holds no editor called {name}")
+    there = sys.modules.get("easyeditor")
+    if there is not None and list(there.__path__) != [str(folder)]:
+        raise ImportError(f"easyeditor was imported from {there.__path__[0]} already, {folder} is asked for")
+    _bare("easyeditor", folder)
+    _bare("easyeditor.models", folder / "models")
+    try:
+        return importlib.import_module(f"easyeditor.models.{name}.{module}")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"EasyEdit's {name} in {folder} needs the package {error.name}: install it") from error
+
+
+@contextlib.contextmanager
+def adalora_steps(module: Any, steps: int) -> Iterator[None]:
+    """``models/lora/lora_main.py:83`` makes its AdaLoraConfig without ``total_step``, which peft 0.18 wants."""
+    upstream = module.AdaLoraConfig
+    module.AdaLoraConfig = functools.partial(upstream, total_step=steps)
+    try:
+        yield
+    finally:
+        module.AdaLoraConfig = upstream
+
+
+@contextlib.contextmanager
+def layers_give_tuples(module: Any) -> Iterator[None]:
+    """Inside, ``compute_z`` sees a decoder layer's output as the tuple that it was before transformers 4.54.
+
+    ``models/memit/compute_z.py:93,137`` take its first element; a tensor's first element is a row of the batch.
+    """
+    compute: Any = sys.modules[module.compute_z.__module__]
+    upstream = compute.nethook
+
+    class Layers(upstream.TraceDict):  # type: ignore[name-defined]
+        def __init__(self, *args: Any, edit_output: Any = None, **kwargs: Any):
+            def edit(output: Any, layer: str) -> Any:
+                return edit_output(output, layer) if isinstance(output, tuple) else edit_output((output,), layer)[0]
+
+            super().__init__(*args, edit_output=edit, **kwargs)
+
+        def __getitem__(self, layer: str) -> Any:
+            output = super().__getitem__(layer).output
+            return types.SimpleNamespace(output=output if isinstance(output, tuple) else (output,))
+
+    compute.nethook = types.SimpleNamespace(
+        TraceDict=Layers,
+        get_module=upstream.get_module,
+        get_parameter=upstream.get_parameter,
+        set_requires_grad=upstream.set_requires_grad,
+    )
+    try:
+        yield
+    finally:
+        compute.nethook = upstream
+
+
+# -- editors that are trained -------------------------------------------------------------------
+
+
+def trainer() -> types.ModuleType:
+    """``easyeditor.trainer`` with MEND and SERAC, its ``EditTrainer`` and ``training_hparams`` loaded as modules.
+
+    ``trainer/__init__.py:5-6`` imports the multimodal parts besides. Raises ImportError.
+    """
+    name, folder = "easyeditor.trainer", _installed()
+    _bare("easyeditor", folder)
+    _bare(name, folder / "trainer")
+    try:
+        algorithms = importlib.import_module(f"{name}.algs")
+        for key in ("MEND", "SERAC", "SERAC_MULTI"):  # util/alg_train_dict.py:1 reads them off the package
+            setattr(sys.modules[name], key, getattr(algorithms, key))
+        for module in ("EditTrainer", "training_hparams"):
+            importlib.import_module(f"{name}.{module}")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"EasyEdit's trainer in {folder} needs the package {error.name}: install it") from error
+    return sys.modules[name]
+
+
+@contextlib.contextmanager
+def training_on(model: Any) -> Iterator[Any]:
+    """Inside, ``EditTrainer`` trains on this model; yields that class.
+
+    ``trainer/models.py:98`` loads a model by a class's name, which also says whether labels are shifted
+    (``trainer/algs/editable_model.py:17-28``, for names with llama or gpt only); ``trainer/algs/SERAC.py:59`` loads the
+    counterfactual model by the same name. transformers 5 loads weights in the format that they are stored in, in
+    which Adam's small steps are lost: what is trained is made float32, as transformers 4.30 had it. Decoders slice
+    their list of layers, which ``higher/patch.py:221`` makes a class of whose constructor takes other arguments.
+    """
+    import dataclasses
+
+    import torch
+
+    package, patched = trainer(), importlib.import_module("higher.patch")._MonkeyPatchBase
+    base: Any = sys.modules[f"{package.__name__}.BaseTrainer"]
+    utils: Any = sys.modules[f"{package.__name__}.utils"]
+    get_model, serac, item = base.get_model, base.ALG_TRAIN_DICT["SERAC"], torch.nn.ModuleList.__getitem__
+
+    def loaded(config: Any) -> Any:
+        utils.set_dropout(model, config.dropout)
+        return model
+
+    def any_model(base_model: Any, config: Any, constructor: Any) -> Any:
+        made = serac(base_model, dataclasses.replace(config, model_class="AutoModelForCausalLM"), constructor)
+        for trained in (made.classifier, made.replacement):
+            trained.float()
+        return made
+
+    def sliced(layers: Any, at: Any) -> Any:
+        if isinstance(at, slice) and isinstance(layers, patched):
+            return list(layers._modules.values())[at]
+        return item(layers, at)
+
+    base.get_model, base.ALG_TRAIN_DICT["SERAC"] = loaded, any_model
+    torch.nn.ModuleList.__getitem__ = sliced
+    try:
+        yield sys.modules[f"{package.__name__}.EditTrainer"].EditTrainer
+    finally:
+        base.get_model, base.ALG_TRAIN_DICT["SERAC"] = get_model, serac
+        torch.nn.ModuleList.__getitem__ = item
+
+
+def bend_trainer(trainer: Any, archive: Path) -> None:
+    """Make a trainer edit with a batch's condition, and keep its best editor in ``archive``, tensors and numbers alone.
+
+    ``trainer/EditTrainer.py:45,50`` edits with the texts that the edited model is asked then; no editor reads the
+    condition. ``trainer/BaseTrainer.py:113-127`` writes the optimizer's state as well, twice as large, keeps the file
+    before, and pickles the model's configuration, which torch.load refuses today.
+    """
+    import torch
+
+    edits = trainer.model.edit
+
+    def keep(stats: Mapping[str, Any]) -> None:
+        state = {**trainer.model.state_dict(), "model_config": None}
+        numbers = {name: float(value) for name, value in stats.items()}
+        torch.save({"model": state, "step": trainer.global_iter, "val_stats": numbers}, archive)
+
+    trainer.model.edit = lambda asked, condition: edits(condition)
+    trainer.save_state = keep
+
+
+def mend_executor(module: Any, model: Any, tokenizer: Any, hparams: Any, batch_of: Callable[[Any], Any]) -> Any:
+    """Of ``module`` (``mend_main``) a ``MendRewriteExecutor`` on a model; ``batch_of``: texts to what is edited with.
+
+    ``mend_main.py:37`` leaves the networks in training mode, so that the normalisation begins anew with the first fact
+    (EasyEdit's main calls ``eval``): here it stays what training left. ``mend_main.py:119`` counts padding among the
+    answers' tokens. ``mend_main.py:160`` takes learned step sizes in the model's order, ``MEND.py:367`` in that of
+    ``inner_params``. Parts of the model's name choose the form of its matrices (``mend_main.py:144``).
+    """
+    hparams.model_name = path_name(model)
+    hparams.inner_params = [name for name, _ in model.named_parameters() if name in set(hparams.inner_params)]
+    executor = module.MendRewriteExecutor()
+    executor.init_model(model, tokenizer, hparams)
+    executor.alg.eval()
+    edits = executor.alg.edit
+    executor.alg.edit = lambda theirs, condition, **more: edits(batch_of(theirs), condition, **more)
+    return executor
+
+
+def path_name(model: Any) -> str:
+    """The model name that chooses MEND's code for a decoder: the form of its matrices (``mend_main.py:144``)."""
+    from transformers import GPT2LMHeadModel
+
+    return "gpt2" if isinstance(model, GPT2LMHeadModel) else "llama"
 
 
 # -- the whole package, with its editors --------------------------------------------------------

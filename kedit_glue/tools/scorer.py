@@ -23,7 +23,7 @@ from typing import Any
 
 from kedit_glue import questions
 from kedit_glue.questions import Fact, Question
-from kedit_glue.tools import Emit
+from kedit_glue.tools import Emit, recall
 
 EXAMPLE_TOKENS = 24
 """Of the few answers that a report shows."""
@@ -45,14 +45,14 @@ def score(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     None), ``fluency_ids``, ``example_ids``,
     ``output`` (JSON file), ``seed``, ``device``, ``trust_remote_code``.
     """
-    from kedit_glue.tools import asking, easyedit
+    from kedit_glue.tools import asking
 
     model, tokenizer = asking.load(job["model"], job["device"], job["trust_remote_code"])
     emit({"event": "loaded"})  # benchmarks/sequential.py counts what came before as ours
     facts = questions.chosen(json.loads(Path(job["facts"]).read_text(encoding="utf-8")), job)
     by_id = {fact["id"]: fact for fact in facts}
-    asker = asking.Asker(model, tokenizer, emit)
-    referee = easyedit.Referee(model, tokenizer, emit, job["easyedit"])
+    asker = recall.asker(job["model"], model, tokenizer, emit)
+    referee = recall.referee(asker, model, tokenizer, emit, job["easyedit"])
     records: dict[str, dict[str, Any]] = {i: {"id": i} for i in by_id}
     asked = [question for fact in facts for question in questions.about(fact, job["metrics"])]
     if "teacher_forced" in job["protocols"]:

@@ -73,7 +73,7 @@ def test_the_users_folder_is_searched_first_and_the_projects_next(own: Path) -> 
     shipped = template_folders(None)
     assert template_folders(own) == [own, *shipped]
     assert {p.name for p in shipped[0].glob("*.j2")} == {
-        f"{name}.yaml.j2" for name in ("train", "merge", "merge_file", "rsft")
+        f"{name}.yaml.j2" for name in ("train", "merge", "merge_file", "rsft", "edit", "editor")
     }
 
 

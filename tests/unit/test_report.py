@@ -381,3 +381,11 @@ def test_the_table_of_batches_says_which_facts_it_is_about(
     assert note.startswith(f"success: of the batch just edited; so far, rephrased, locality: of {of}")
     document["batches"] = [{"batch": n, **each} for n, each in enumerate(batches, 1)]
     assert f"{note}." in report.markdown(document).splitlines()
+
+
+@pytest.mark.parametrize("method", ["ice", "serac"])
+def test_a_method_that_remembers_says_what_was_scored(document: dict[str, Any], method: str) -> None:
+    assert "leaves the weights" not in report.markdown(document)
+    said = "leaves the weights as they are: edits were scored through its memory, general ability is the original's"
+    assert f"{method.upper()} {said}" in report.markdown({**document, "method": method})
+    assert any(said in str(part) for part in report.terminal({**document, "method": method}))

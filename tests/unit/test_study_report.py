@@ -64,6 +64,19 @@ def test_a_row_holds_means_intervals_and_cost() -> None:
     assert last == {"cell": "c", "settings": {"merge.method": "ties"}, "cause": "batch 1 of 1: merge: exit code 3"}
 
 
+def test_the_harmonic_mean_has_retained_ability_in_it() -> None:
+    known = scores_of([0.5, 1.0], [{"near": 1.0}, {"near": 0.5}])
+    known["after"]["general_change"] = {
+        "choices": {**CHOICES, "before": 0.5, "after": 0.6, "better": "higher"},  # better than before: kept, no more
+        "text": {**TEXT, "before": 20.0, "after": 40.0, "better": "lower"},  # half
+    }
+    [found] = rows([Result("a", {}, known)])
+    # edit success 0.75, generalization 0.375, locality 0.75, retained (1 + 0.5) / 2 = 0.75
+    assert found["harmonic"] == pytest.approx(4 / (3 / 0.75 + 1 / 0.375))
+    del known["after"]["general_change"]["choices"], known["after"]["general_change"]["text"]
+    assert rows([Result("a", {}, known)])[0]["harmonic"] is None
+
+
 def test_differences_pair_the_same_facts() -> None:
     [found] = table(ABOUT, RESULTS)["differences"]
     assert found["cell"] == "b"
@@ -104,14 +117,14 @@ def test_markdown() -> None:
     lines = markdown(document, "study.svg").splitlines()
     assert lines[:3] == ["# try: a study of ../recipe.yaml", "", "In every cell: edits.limit=3."]
     assert lines[4:9] == [
-        "| cell | epochs | edit success | generalization | locality | choices (points) | text (%) | steps | train | "
-        "merge | all |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| a | 1 | 50.0±56.6 | 37.5±24.5 | 75.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | 7 | 12 s | 2 s | "
-        "1 min 30 s |",
-        "| b | 3 | 91.7±16.3 | 50.0±0.0 | 25.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | 11 | 12 s | 2 s | "
-        "1 min 30 s |",
-        "| c | - | - | - | - | - | - | - | - | - | - |",
+        "| cell | epochs | edit success | generalization | locality | choices (points) | text (%) | H | steps | "
+        "s a fact | peak GB | train | merge | all |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| a | 1 | 50.0±56.6 | 37.5±24.5 | 75.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | - | 7 | 4.58 | - | "
+        "12 s | 2 s | 1 min 30 s |",
+        "| b | 3 | 91.7±16.3 | 50.0±0.0 | 25.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | - | 11 | 4.58 | - | "
+        "12 s | 2 s | 1 min 30 s |",
+        "| c | - | - | - | - | - | - | - | - | - | - | - | - | - |",
     ]
     assert "- c: batch 1 of 1: merge: exit code 3" in lines
     assert "![locality against generalization](study.svg)" in lines

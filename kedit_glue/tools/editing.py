@@ -1,0 +1,140 @@
+"""The stage in which a rival edits a batch into the weights: EasyEdit's own code, or ours where its package lacks it.
+
+Each batch has a process of its own, begins with the model that the batch before left on disk and seeds before it
+edits: a run that is stopped and taken up again leaves the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kedit_glue import corpus, weights
+from kedit_glue import moments as second
+from kedit_glue.atomic import write_json
+from kedit_glue.tools import Emit
+from kedit_glue.tools.moments import ensure
+from kedit_glue.tools.protect import WEIGHTS, matrices
+
+
+class EditError(RuntimeError):
+    """An editor left no sound model; the message says what and what to do."""
+
+
+def moments(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
+    """General text's second moments of the inputs of the matrices that ``job['trainable']`` finds, cached.
+
+    ``job``: ``model`` (folder), ``corpus`` and ``texts`` (``corpus.read_corpus``), ``trainable``, ``cache``,
+    ``device``, ``trust_remote_code``, ``ridge`` (shares of the mean eigenvalue added to the diagonal), ``output``:
+    JSON with the file of each module and the ridge. Returns ``tokens``, ``seconds`` and each matrix's ``condition``
+    number before and after the ridge.
+    """
+    import numpy
+
+    started = time.monotonic()
+    model, remote = Path(job["model"]), job["trust_remote_code"]
+    texts = corpus.read_corpus(job["corpus"], job["texts"])
+    place = second.place(Path(job["cache"]), model, corpus.name_of(job["corpus"]), texts)
+    shapes = {
+        name.rpartition(".")[0]: inputs for name, (inputs, _) in matrices(model, job["trainable"], remote).items()
+    }
+    ensure(model, list(shapes), texts, place, emit, job["device"], remote)
+    conditions, tokens = {}, 0
+    for module, inputs in shapes.items():
+        tokens, moment = second.read(place.file(module), inputs)
+        values = numpy.linalg.eigvalsh(moment.astype("float64")).clip(min=0.0)
+        added = job["ridge"] * values.mean()
+        conditions[module] = [_ratio(values.max(), values.min()), _ratio(values.max() + added, values.min() + added)]
+    files = {module: str(place.file(module)) for module in shapes}
+    write_json(Path(job["output"]), {"files": files, "ridge": job["ridge"], "tokens": tokens})
+    worst = max(conditions.values())
+    said = f"condition number up to {worst[0]:.1e}" + (f", with the ridge {worst[1]:.1e}" if job["ridge"] else "")
+    seconds = round(time.monotonic() - started, 3)
+    emit({"event": "say", "text": f"second moments over {tokens:,} tokens in {seconds:.1f} s; {said}"})
+    return {"tokens": tokens, "seconds": seconds, "condition": conditions}
+
+
+def _ratio(largest: float, smallest: float) -> float:
+    return float(largest / max(smallest, largest * 1e-300)) if largest > 0 else 1.0
+
+
+def edit(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
+    """Write ``job['output']``, the model of ``job['model']`` with the facts of ``job['facts']`` edited in.
+
+    ``job``: ``method``, ``edit_yaml`` (EasyEdit's hparams), ``facts`` (JSON list of ``id``, ``prompt``, ``subject``,
+    ``target_new``), ``moments`` and ``editor`` (what those stages wrote, or None), ``trainable`` (regular expression:
+    what the method may change), ``checkout`` (of EasyEdit, or None), ``cache``, ``seed``, ``device``,
+    ``trust_remote_code``.
+
+    Returns ``facts``, ``seconds_editing`` (without loading and saving), ``task_vector_norm`` (Euclidean, of the change
+    of this batch) and ``bytes_changed`` (size of the tensors that may change).
+    """
+    import torch
+    from transformers import set_seed
+
+    from kedit_glue.tools import asking, editors, learned
+
+    model, tokenizer = asking.load(job["model"], job["device"], job["trust_remote_code"])
+    # the package's statistics and context templates are kept by this name
+    model.config._name_or_path = model.name_or_path = editors.NAME
+    requests = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
+    hparams = yaml.safe_load(Path(job["edit_yaml"]).read_text(encoding="utf-8"))
+    if job.get("editor"):
+        hparams["archive"] = learned.archive(Path(job["editor"]))
+    statistics = json.loads(Path(job["moments"]).read_text(encoding="utf-8")) if job["moments"] else None
+    random.seed(job["seed"])
+    set_seed(job["seed"])
+    emit({"event": "loaded"})
+    started = time.monotonic()
+    editor = editors.Editor(job["method"], model, tokenizer, hparams, job["device"], job["checkout"], emit)
+    edited = editor.edit(requests, editors.load_moments(statistics, job["device"]))
+    seconds = time.monotonic() - started
+    with torch.no_grad():
+        norm, size = save(edited, Path(job["model"]), Path(job["output"]), job["trainable"], Path(job["cache"]))
+    return {
+        "facts": len(requests),
+        "seconds_editing": round(seconds, 3),
+        "task_vector_norm": norm,
+        "bytes_changed": size,
+    }
+
+
+def save(edited: Any, before: Path, output: Path, trainable: str, cache: Path) -> tuple[float, int]:
+    """``edited`` as a model folder whose unchanged tensors are links; the change's norm, and the bytes that may change.
+
+    Raises EditError for numbers that are not finite, for a model that nothing was changed in, and for a change
+    outside of ``trainable``.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    old, pattern = weights.Weights(before), re.compile(trainable)
+    new = {name: value.detach().cpu() for name, value in edited.state_dict().items() if name in old}
+    touched, square = {}, 0.0
+    for name, value in new.items():
+        was = old[name]
+        if pattern.search(name):
+            if not torch.isfinite(value).all():
+                raise EditError(f"{name} holds NaN or infinity after the edit: lower the method's step size or layers")
+            touched[name] = value.to(was.dtype).contiguous()
+            square += float((touched[name].double() - was.double()).norm()) ** 2
+        elif not torch.equal(value.to(was.dtype), was):
+            raise EditError(f"{name} was changed, which {trainable!r} does not find")
+    if not square:
+        raise EditError("the edit changed nothing: look at the log for what the editor said of each fact")
+    output.mkdir(parents=True, exist_ok=True)
+    for file in before.iterdir():
+        if file.is_file() and file.suffix not in WEIGHTS and file.name != weights.INDEX:
+            shutil.copy(file, output / file.name)
+    save_file(touched, output / weights.SINGLE, metadata={"format": "pt"})
+    rest, _ = weights.rest_shards(before, trainable, cache)
+    weights.lay_out(output, rest, weights.stored(before))
+    return square**0.5, sum(value.numel() * value.element_size() for value in touched.values())

@@ -1,0 +1,251 @@
+"""The field's editors on the two-layer model: recipe to scores, resumed, and held to what they claim."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from kedit_glue import methods
+from kedit_glue.weights import stored
+
+pytestmark = pytest.mark.integration
+
+SETTINGS = """
+methods:
+  locft_bf: {layers: [1], learning_rate: 0.01, mini_batch: 3}
+  ft_l: {layers: [1], lr: 0.01}
+  ft_m: {layers: [1], lr: 0.01}
+  adalora: {num_steps: 30, lr: 0.05, lora_dropout: 0.0}
+  rome: {layers: [0], v_num_grad_steps: 40, clamp_norm_factor: 20.0}
+  memit: {layers: [0], v_num_grad_steps: 40, clamp_norm_factor: 20.0, mom2_update_weight: 0.001, moments_ridge: 0.01}
+  emmet: {layers: [0], v_num_grad_steps: 40, clamp_norm_factor: 20.0, moments_ridge: 0.01}
+"""
+ALL = ["rsft", "sft", "locft_bf", "ft_l", "ft_m", "adalora", "rome", "memit", "emmet"]
+EDITORS = [name for name in ALL if name not in methods.TRAINED]
+
+
+@pytest.fixture
+def run(tmp_path: Path, recipe_text: str, stages_here: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a method; returns the run's folder."""
+    from kedit_glue import run as command
+
+    monkeypatch.setenv("KEDIT_GLUE_CACHE", str(tmp_path / "cache"))
+
+    def go(method: str, *words: str, name: str = "r") -> Path:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(recipe_text + SETTINGS, encoding="utf-8")
+        sets = [f"method={method}", f"name={name}", f"output={tmp_path}", "score.edits.protocols=[teacher_forced]"]
+        assert command.main([str(recipe), *(w for s in sets for w in ("--set", s)), *words]) == 0
+        return tmp_path / name
+
+    return go
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for name, at in stored(folder).items():
+        with at.file.open("rb") as file:
+            file.seek(at.start)
+            found[name] = file.read(at.size)
+    return found
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_from_recipe_to_scores(run: Any, tiny_model: Path, facts_file: Path, method: str) -> None:
+    folder = run(method)
+    document = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    assert document["method"] == method
+    first = json.loads(facts_file.read_text(encoding="utf-8"))[:3]
+    left = folder / "batch_001" / ("edited" if method in EDITORS else "tuned")
+    before, after = mean_loss(tiny_model, first), mean_loss(left, first)
+    assert after < before - 0.3, (before, after)  # ROME's kind finds little to hold on to in a random model
+    old, new = bits(tiny_model), bits(folder / "model")
+    changed = {name for name in new if new[name] != old[name]}
+    of = {"adalora": "self_attn", "sft": "mlp", "rsft": "mlp"}.get(method, "down_proj")
+    assert changed
+    assert all(of in tensor for tensor in changed), changed
+    if method not in EDITORS:
+        return
+    editing = document["batches"][0]["editing"]
+    assert editing["task_vector_norm"] > 0
+    assert editing["bytes_changed"] == sum(len(new[tensor]) for tensor in changed)
+    easyedit_reads(folder / "batch_001" / "edit.yaml", method)
+    run(method, "--from", "2")
+    assert bits(folder / "model") == new  # taken up again in the middle
+
+
+def easyedit_reads(file: Path, method: str) -> None:
+    """EasyEdit's own ``from_hparams`` takes the YAML as it stands (what only its main has, in its form)."""
+    from kedit_glue.tools import easyedit_compat, editors
+
+    if method in editors.ONLY_MAIN:
+        assert yaml.safe_load(file.read_text(encoding="utf-8"))["layers"]
+        return
+    kind = getattr(easyedit_compat.editor(editors.MODULES[method]), editors.HPARAMS[method])
+    read = kind.from_hparams(str(file))
+    assert read.alg_name == methods.METHODS[method].algorithm
+    assert isinstance(read.layers, list)
+
+
+@pytest.mark.parametrize("model", ["llama2_7b_chat", "llama3_8b"])
+@pytest.mark.parametrize("method", EDITORS)
+def test_published_settings_are_read_by_easyedit(tmp_path: Path, model: str, method: str) -> None:
+    from kedit_glue.recipe import load_recipe
+    from kedit_glue.render import render
+
+    root = Path(__file__).parents[2]
+    recipe = load_recipe(root / "recipes" / "methods" / f"{model}.yaml", [f"method={method}"])
+    content = methods.hparams(recipe, recipe.model, 32, None, str(tmp_path))
+    file = tmp_path / "edit.yaml"
+    file.write_text(render("edit.yaml", {"batch": 1, "facts": 1, "title": "", "hparams": content}), encoding="utf-8")
+    easyedit_reads(file, method)
+
+
+def test_a_fact_without_a_subject_is_refused(tmp_path: Path, recipe_text: str, capsys: Any) -> None:
+    from kedit_glue import run as command
+
+    facts = [{"id": "a", "prompt": "The mayor of Alba is", "target_new": "Ada"}]
+    (tmp_path / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(recipe_text + SETTINGS, encoding="utf-8")
+    sets = ["method=rome", "name=r", f"output={tmp_path}", f"edits.source={tmp_path}/facts.json"]
+    words = [w for s in sets for w in ("--set", s)]
+    assert command.main([str(tmp_path / "recipe.yaml"), *words, "--dry-run"]) != 0
+    assert "name no subject that stands in the prompt: a" in capsys.readouterr().err
+
+
+def test_ice_remembers_beside_the_weights(run: Any, tiny_model: Path) -> None:
+    """The last model is the original with all facts beside it; the nearest is told in front of a prompt."""
+    from kedit_glue.tools import recall
+
+    folder = run("ice", "--set", "methods.ice.least_similarity=0.9")
+    assert bits(folder / "model") == bits(tiny_model)
+    asker = recall.asker(str(folder / "model"), *loaded(folder / "model"), lambda event: None)
+    told = asker.put(["The mayor of Alba is", "Why is the sky blue?", "The mayor of Alba is"])
+    assert told[0] == "New Fact: The mayor of Alba is Ada Moss\nPrompt: The mayor of Alba is"
+    assert told[1:] == ["Why is the sky blue?", told[0]]
+    pair = ("The mayor of Alba is", "Ada Moss")
+    plain = recall.asker(str(tiny_model), *loaded(tiny_model), lambda event: None)
+    assert asker.forced([pair]) == plain.forced([(told[0], "Ada Moss")])
+    document = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    assert document["batches"][1]["editing"]["remembered"] == 5
+
+
+def test_ice_takes_the_newer_answer(tmp_path: Path, tiny_model: Path) -> None:
+    from kedit_glue.tools import recall
+
+    model = tiny_model
+    for number, name in enumerate(["Ada", "Ben"]):
+        facts = tmp_path / f"{number}.json"
+        facts.write_text(json.dumps([{"id": "a", "prompt": "The mayor is", "target_new": name}]), encoding="utf-8")
+        job = {"method": "ice", "settings": {}, "facts": str(facts), "model": str(model)}
+        output = tmp_path / f"model{number}"
+        assert recall.remember({**job, "output": str(output)}, lambda event: None)["remembered"] == 1
+        model = output
+    [fact] = json.loads((model / recall.FILE).read_text(encoding="utf-8"))["facts"]
+    assert fact["target_new"] == "Ben"
+
+
+def mean_loss(folder: Path, facts: Any) -> float:
+    """Nats per answer token."""
+    from kedit_glue.tools.asking import Asker
+
+    asked = Asker(*loaded(folder), lambda event: None).forced([(f["prompt"], f["target_new"]) for f in facts])
+    return sum(answer.loss for answer in asked) / len(asked)
+
+
+def loaded(folder: Path) -> tuple[Any, Any]:
+    from kedit_glue.tools import asking
+
+    return asking.load(str(folder), "cpu", False)
+
+
+def test_ft_m_trains_the_answers_tokens_alone(tiny_model: Path) -> None:
+    """Its loss is what a plain loop over the answer's tokens says, padded or not."""
+    import torch
+
+    from kedit_glue.tools import ft_m
+
+    model, tokenizer = loaded(tiny_model)
+    requests = [
+        {"prompt": "The mayor of Alba is", "target_new": "Ada Moss"},
+        {"prompt": "Brunn", "target_new": "Cy"},
+    ]
+    expected = []
+    for request in requests:
+        prompt = tokenizer(request["prompt"])["input_ids"]
+        whole = tokenizer(f"{request['prompt']} {request['target_new']}")["input_ids"]
+        logits = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        tokens = range(len(prompt), len(whole))
+        expected.append(-sum(logits[t - 1, whole[t]].item() for t in tokens) / len(tokens))
+    together = ft_m.mean_loss(model, ft_m.rows(tokenizer, requests, "cpu")).item()
+    assert together == pytest.approx(sum(expected) / 2, abs=1e-4)
+
+
+def test_norm_constraint_binds(run: Any, tmp_path: Path, tiny_model: Path) -> None:
+    from safetensors.torch import load_file
+
+    folder = run("ft_m", "--set", "methods.ft_m.norm_constraint=0.002", "--set", "edits.batch_size=5")
+    name = "model.layers.1.mlp.down_proj.weight"
+    new = next(t[name] for f in (folder / "model").glob("*.safetensors") if name in (t := load_file(f)))
+    moved = (new - load_file(tiny_model / "model.safetensors")[name]).abs().max().item()
+    assert moved == pytest.approx(0.002, rel=1e-3)
+
+
+def test_closed_form_meets_every_value_and_is_rome_for_one_fact() -> None:
+    import torch
+
+    from kedit_glue.tools.emmet import closed_form
+
+    torch.manual_seed(0)
+    start, keys, values = (torch.randn(*shape).double() for shape in ((5, 8), (8, 3), (5, 3)))
+    texts = torch.randn(8, 100).double()
+    moment = texts @ texts.T / 100
+    change = closed_form(keys, values - start @ keys, moment)
+    assert torch.allclose((start + change) @ keys, values)
+    # ROME (arXiv 2202.05262, equation 2): W + Lambda (C^-1 k)^T, Lambda = (v - W k) / ((C^-1 k)^T k)
+    key, value = keys[:, :1], values[:, :1]
+    weighed = torch.linalg.inv(moment) @ key
+    rome = (value - start @ key) @ weighed.T / (weighed.T @ key)
+    assert torch.allclose(closed_form(key, value - start @ key, moment), rome)
+    # of all changes that meet the values, none disturbs general text less
+    other = change + 0.1 * torch.randn(5, 8).double() @ (torch.eye(8).double() - keys @ torch.linalg.pinv(keys))
+    assert torch.allclose((start + other) @ keys, values)
+    assert (change @ texts).norm() < (other @ texts).norm()
+
+
+def test_emmet_with_one_fact_is_easyedits_rome(tiny_model: Path) -> None:
+    """The same key, the same search for the value, the same second moments: the same matrix."""
+    import torch
+
+    from kedit_glue.tools import editors
+
+    request = {"id": "a", "prompt": "The mayor of Alba is", "subject": "Alba", "target_new": "Ada Moss"}
+    torch.manual_seed(0)
+    texts = torch.randn(256, 500)
+    moments = {"model.layers.0.mlp.down_proj": texts @ texts.T / 500}
+    recipe: Any = SimpleNamespace(method="", methods=SimpleNamespace(), edits=SimpleNamespace(batch_size=1))
+    from kedit_glue.recipe_methods import Emmet, Rome
+
+    common = {"layers": (0,), "v_num_grad_steps": 10, "v_weight_decay": 0.0, "clamp_norm_factor": 1e6}
+    changes = {}
+    for method, section in (("rome", Rome(mom2_adjustment=True, **common)), ("emmet", Emmet(**common))):
+        recipe.method = method
+        setattr(recipe.methods, method, section)
+        model, tokenizer = loaded(tiny_model)
+        model.config._name_or_path = model.name_or_path = editors.NAME
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        hparams = methods.hparams(recipe, str(tiny_model), 2, shapes, "/cache")
+        editor = editors.Editor(method, model, tokenizer, hparams, "cpu", None, lambda event: None)
+        for name, context in (("rome", ["{}"]), ("memit", [["{}"]])):  # no context: the key is the prompt's own
+            editor._module(name).CONTEXT_TEMPLATES_CACHE = context
+        name = "model.layers.0.mlp.down_proj.weight"
+        before = model.get_parameter(name).detach().clone()
+        editor.edit([request], moments)
+        changes[method] = (model.get_parameter(name) - before).detach()
+    assert changes["rome"].norm() > 0.01
+    assert (changes["rome"] - changes["emmet"]).norm() < 1e-3 * changes["rome"].norm()
