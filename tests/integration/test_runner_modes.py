@@ -38,7 +38,9 @@ def prepare_job(folder: Path, model: Path, cutoff: int) -> Job:
 def test_a_stage_runs_in_every_mode(tiny_model: Path, tmp_path: Path, mode: str) -> None:
     runner = Runner(mode, quiet_environment(offline=True), threads=1)
     runner.start()
-    assert runner.run(prepare_job(tmp_path / "good", tiny_model, 64)) == {"facts": 1, "left_out": []}
+    result = runner.run(prepare_job(tmp_path / "good", tiny_model, 64))
+    assert result.pop("peak_memory_bytes") > 10**8  # the tools' imports alone
+    assert result == {"facts": 1, "left_out": []}
     [fact] = json.loads((tmp_path / "good" / "facts.json").read_text())
     assert fact["response"] == " Ada Moss<|end|>"
     assert fact["also_trained"] == [{"prompt": "Alba is led by", "response": " Ada Moss<|end|>"}]
