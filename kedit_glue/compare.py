@@ -178,6 +178,7 @@ def put(page: Page, form: str, to: Path | None) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise CannotStart(f"{error.filename} is no folder: give --to another place") from None
     write_text(to, text)
+    print(f"written: {to}", file=sys.stderr)
 
 
 def shown(page: Page, console: Console) -> None:

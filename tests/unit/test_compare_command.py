@@ -78,6 +78,7 @@ def test_refused_unless_told(put: Callable[..., None], capsys: Capture) -> None:
         "--anyway compares them over the 2 facts that all have, and says so; --metrics leaves columns out\n"
     )
     assert compare.main(["one", "two", "--anyway", "--to", "made/table.md"]) == 0
+    assert capsys.readouterr().err.endswith("written: made/table.md\n")
     text = Path("made/table.md").read_text(encoding="utf-8")
     assert "| a | 25.0 |" in text and "| b | **100.0** |" in text  # without a's third fact
     assert "NOT THE SAME, compared all the same over the 2 facts that all have: items: 3 facts (a)" in text
