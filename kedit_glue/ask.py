@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from kedit_glue import environment, models, result
 from kedit_glue.pair import has_chat_template
 from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
-from kedit_glue.run import any_terminal, guarded
+from kedit_glue.run import command
 from kedit_glue.run_folder import open_run
 from kedit_glue.stage import quiet_environment
 
@@ -56,16 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    any_terminal()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser().parse_intermixed_args(words)
-    display = Display(None)
-
-    def work() -> int:
-        ask(options, display)
-        return 0
-
-    return guarded(work, display, shlex.join(["python", "-m", "kedit_glue.ask", *words]))
+    return command("ask", parser().parse_intermixed_args, ask, arguments)
 
 
 def ask(options: argparse.Namespace, display: Display) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from kedit_glue.problems import CannotStart, did_you_mean, printable
 from kedit_glue.progress import Display
 from kedit_glue.result import find, load
 from kedit_glue.result_fields import Result
-from kedit_glue.run import any_terminal, guarded
+from kedit_glue.run import command
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
@@ -76,17 +75,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    any_terminal()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser().parse_args(words)
-    display = Display(None)
 
-    def work() -> int:
+    def work(options: argparse.Namespace, display: Display) -> None:
         page = compared(options.results, options.metrics, options.baseline, options.facts, options.anyway)
         put(page, options.format or SUFFIXES.get(options.to.suffix if options.to else "", FORMATS[0]), options.to)
-        return 0
 
-    return guarded(work, display, shlex.join(["python", "-m", "kedit_glue.compare", *words]))
+    return command("compare", parser().parse_args, work, arguments)
 
 
 def compared(

@@ -17,6 +17,7 @@ from kedit_glue.ledger import NEW, Ledger, Todo
 from kedit_glue.methods import MEMORY
 from kedit_glue.packed import ChangedError, files_of
 from kedit_glue.plan import Plan, Stage
+from kedit_glue.problems import listed
 from kedit_glue.progress import Display
 from kedit_glue.runner import Job, Runner, StageFailed
 from kedit_glue.standing import Estimate, Standing, duration
@@ -228,8 +229,7 @@ def outcome(stage: Stage, result: Mapping[str, object]) -> str:
         text = f", {result['learned']} of {result['facts']} facts learned in {result['optimizer_steps']} steps"
         not_learned = result.get("not_learned")
         if isinstance(not_learned, list) and not_learned:
-            text += f"; not learned: {', '.join(map(str, not_learned[:5]))}"
-            text += f" and {len(not_learned) - 5} more" if len(not_learned) > 5 else ""
+            text += f"; not learned: {listed([str(fact) for fact in not_learned], 5)}"
         return text
     if stage.job.function == "edit":
         took = float(str(result["seconds_editing"])) / max(stage.size, 1)

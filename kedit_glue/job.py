@@ -37,7 +37,7 @@ from kedit_glue.located import locate, make_model, run_job
 from kedit_glue.locks import LOCK, STAGE_LOCK, held
 from kedit_glue.merging import MergeMethod
 from kedit_glue.plan import Place, Plan, make_plan
-from kedit_glue.problems import CannotStart
+from kedit_glue.problems import CannotStart, listed
 from kedit_glue.progress import Display
 from kedit_glue.recipe import Recipe, load_recipe, normalized
 from kedit_glue.recipe_schema import BARE
@@ -128,10 +128,9 @@ def check_subjects(recipe: Recipe, edits: Sequence[Mapping[str, Any]]) -> None:
     title = methods.METHODS[recipe.method].title
     for ids, what in ((without, "name no subject that stands in the prompt"), (braces, "hold a brace in the prompt")):
         if ids:
-            more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
             raise CannotStart(
                 f"{title} looks a fact up at its subject, and {report.counted(len(ids), 'fact', 'facts')} of "
-                f"{recipe.edits.source} {what}: {', '.join(ids[:5])}{more}\n"
+                f"{recipe.edits.source} {what}: {listed(ids, 5)}\n"
                 "  give them one, leave them out, or choose another method (docs/methods.md); nothing was started"
             )
 
@@ -387,8 +386,8 @@ def finish(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path, folder: Path
     result.check(document)
     write_json(folder / "scores.json", document)
     write_text(folder / "report.md", report.markdown(document))
-    names = ("merge.yaml", "edit.yaml", "train.yaml", "../base/editor.yaml", "../resolved.yaml")
-    last = next(file for name in names if (file := plan.final_model.parent / name).is_file())
+    tools = [file.path for file in plan.files if file.template != "rsft.yaml"]  # which no tool reads
+    last = tools[-1] if tools else folder / "resolved.yaml"
     extras = [folder / "recipe.yaml", folder / "resolved.yaml", folder / "scores.json", folder / "report.md"]
     card = model_card(document, recipe, last.read_text(encoding="utf-8"))
     export(plan.final_model, folder / "model", card, [*extras, last])

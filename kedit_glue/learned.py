@@ -14,7 +14,7 @@ from kedit_glue import facts, models
 from kedit_glue.facts import Edit
 from kedit_glue.methods import LEARNED, METHODS, SECOND, changed, settings
 from kedit_glue.modules import layer_numbers
-from kedit_glue.problems import CannotStart
+from kedit_glue.problems import CannotStart, listed
 from kedit_glue.recipe_schema import Recipe
 
 LEAST = 4
@@ -225,10 +225,9 @@ def check(recipe: Recipe, edits: Sequence[Mapping[str, Any]]) -> None:
             f"behind the first {own['train_skip']}, {LEAST} are needed at least; name another file; nothing was started"
         )
     if shared := overlap(training, edits):
-        said = ", ".join(f"{one} (the {what} of edit {edit})" for one, edit, what in shared[:MOST_NAMED])
-        more = f" and {len(shared) - MOST_NAMED} more" if len(shared) > MOST_NAMED else ""
+        said = listed([f"{one} (the {what} of edit {edit})" for one, edit, what in shared], MOST_NAMED)
         raise CannotStart(
             f"{title} would be trained on what it is to edit: {len(shared)} of {len(training)} facts of {where} share "
-            f"a prompt or subject with the edits: {said}{more}\n"
+            f"a prompt or subject with the edits: {said}\n"
             "  leave them out, skip them (train_skip), or name another file; nothing was started"
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from kedit_glue.modules import Trained, layer_numbers, trained
+from kedit_glue.modules import Trained, layer_numbers, layer_pattern, trained
 from kedit_glue.recipe_schema import Lora, Protect, Recipe, Train
 
 NOTHING = "(?!)"
@@ -96,8 +96,7 @@ def changed(recipe: Recipe, n_layers: int | None, tensors: Mapping[str, tuple[in
     if recipe.method not in TRAINED:
         own = settings(recipe)
         if targets := own.get("target_modules"):
-            numbers = layer_numbers(own["layers"], n_layers)
-            layer = r"\d+" if numbers is None else f"({'|'.join(map(str, numbers))})"
+            layer = layer_pattern(layer_numbers(own["layers"], n_layers))
             pattern = rf"\.{layer}\.(.+\.)?({'|'.join(map(re.escape, targets))})\.weight$"
             return trained(train.model_copy(update={"parameters": pattern}), n_layers, tensors)
         names = own.get("modules") or (second_matrix(tensors)[1],)

@@ -95,12 +95,17 @@ def lora_target(names: Sequence[str], all_layers: bool) -> str:
     return ",".join(sorted({m[3] if all_layers else m[1] for m in ends}))
 
 
+def layer_pattern(layers: Sequence[int] | None) -> str:
+    """Regular expression for the numbers of these layers; None means all."""
+    return r"\d+" if layers is None else "(" + "|".join(str(n) for n in layers) + ")"
+
+
 def trainable_pattern(modules: Sequence[str], layers: Sequence[int] | None) -> str:
     """Regular expression over parameter names; ``layers`` None means all.
 
     ``model.layers.4.mlp.down_proj.weight`` is found for modules ``mlp`` and ``down_proj`` alike.
     """
-    layer = r"\d+" if layers is None else "(" + "|".join(str(n) for n in layers) + ")"
+    layer = layer_pattern(layers)
     matrices = [re.escape(m) for m in modules if m in FFN_MATRICES]
     others = [re.escape(m) for m in modules if m not in FFN_MATRICES]
     parts = [rf"({'|'.join(others)})\."] if others else []

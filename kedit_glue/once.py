@@ -4,7 +4,6 @@ that is trained. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,10 @@ from kedit_glue import batch_files, methods
 from kedit_glue.corpus import shipped
 from kedit_glue.recipe_schema import Protect, Recipe
 from kedit_glue.runner import Job
-from kedit_glue.stages import Place, Rendered, partial
+from kedit_glue.stages import Place, Prepared, partial
 
 
-@dataclass(frozen=True)
-class Once:
-    """A job on the original model and general text, and what decides whether it is stale."""
-
-    job: Job
-    output: Path
-    settings: dict[str, Any]
-    reads: tuple[Path, ...]
-    file: Rendered | None = None
-    """A generated file among those that it reads."""
-
-
-def directions(place: Place, recipe: Recipe, protect: Protect, trained: str, name: str) -> Once:
+def directions(place: Place, recipe: Recipe, protect: Protect, trained: str, name: str) -> Prepared:
     """The input directions that a change of the matrices ``trained`` finds is kept out of."""
     settings = {
         "directions": protect.directions or None,
@@ -43,7 +30,7 @@ def directions(place: Place, recipe: Recipe, protect: Protect, trained: str, nam
     return _once(place, recipe, protect.corpus, output, settings, job)
 
 
-def second_moments(place: Place, recipe: Recipe, changed: str) -> Once:
+def second_moments(place: Place, recipe: Recipe, changed: str) -> Prepared:
     """How much general text uses each input direction of the matrices that ``changed`` finds."""
     own = methods.settings(recipe)
     settings = {
@@ -58,7 +45,7 @@ def second_moments(place: Place, recipe: Recipe, changed: str) -> Once:
     return _once(place, recipe, own["moments"], output, settings, job)
 
 
-def editor(place: Place, recipe: Recipe) -> Once:
+def editor(place: Place, recipe: Recipe) -> Prepared:
     """A learned editor (MEND's networks, SERAC's models), trained on facts that are not edited."""
     own, title = methods.settings(recipe), methods.METHODS[recipe.method].title
     file = batch_files.editor_yaml(recipe, place)
@@ -80,12 +67,12 @@ def editor(place: Place, recipe: Recipe) -> Once:
         "command again"
     )
     job = Job(f"original model: train {title}'s editor", "editor", arguments, output.parent, "editor", advice)
-    return Once(job, output, settings, (file.path, Path(own["train_facts"])), file)
+    return Prepared(job, output, settings, (file.path, Path(own["train_facts"])), file)
 
 
 def _once(
     place: Place, recipe: Recipe, corpus: str | None, output: Path, settings: dict[str, Any], job: tuple[str, ...]
-) -> Once:
+) -> Prepared:
     title, function, name, advice = job
     arguments = {
         "model": place.model,
@@ -97,4 +84,4 @@ def _once(
     }
     source = Path(corpus) if corpus else shipped()
     reads = (source,) if source.is_absolute() else ()
-    return Once(Job(title, function, arguments, output.parent, name, advice), output, settings, reads)
+    return Prepared(Job(title, function, arguments, output.parent, name, advice), output, settings, reads)

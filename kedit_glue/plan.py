@@ -14,7 +14,7 @@ from kedit_glue.batch_files import batch_name
 from kedit_glue.merging import Tuned, models_named
 from kedit_glue.recipe_schema import BARE, Protect, Recipe
 from kedit_glue.runner import Job
-from kedit_glue.stages import Fact, Place, Plan, Rendered, Stage, partial
+from kedit_glue.stages import Fact, Place, Plan, Prepared, Rendered, Stage, partial
 
 __all__ = ["Place", "Plan", "Rendered", "Stage", "batch_name", "make_plan", "partial", "split", "spread"]
 
@@ -120,17 +120,18 @@ class _Builder:
             if protect.on and protect not in self.directions and self.recipe.method in methods.TRAINED:
                 name = "protect" if not self.directions else "protect_merge"
                 made = once.directions(self.place, self.recipe, protect, self.trained.pattern, name)
-                self.directions[protect] = self._once(made)
+                self.directions[protect] = self._prepared(made, None, [])
         if methods.wants_moments(self.recipe):
-            self.moments = self._once(once.second_moments(self.place, self.recipe, self.trained.pattern))
+            made = once.second_moments(self.place, self.recipe, self.trained.pattern)
+            self.moments = self._prepared(made, None, [])
         if self.recipe.method in methods.LEARNED:
-            self.editor = self._once(once.editor(self.place, self.recipe))
+            self.editor = self._prepared(once.editor(self.place, self.recipe), None, [])
 
-    def _once(self, made: once.Once) -> tuple[Path, str]:
-        """Its output, and its stage's name."""
-        name = f"base/{made.job.name}"
+    def _prepared(self, made: Prepared, batch: int | None, after: Sequence[str], **more: Any) -> tuple[Path, str]:
+        """Take its place in the plan; its output, and its stage's name."""
+        name = f"{batch_name(batch) if batch else 'base'}/{made.job.name}"
         self.files += [made.file] if made.file else []
-        self._stage(name, None, made.job, made.reads, made.output, settings=made.settings, after=[])
+        self._stage(name, batch, made.job, made.reads, made.output, settings=made.settings, after=after, **more)
         return made.output, name
 
     def end(self) -> None:
@@ -226,13 +227,11 @@ class _Builder:
         facts, (statistics, made_by) = self.batches[number - 1], self.moments or (None, "")
         editor, trained_by = self.editor or (None, "")
         what, once_made = self.trained.pattern, {"moments": statistics, "editor": editor}
-        made = rivals.edited(self.recipe, self.place, number, title, facts, self.current, what, once_made)
-        self.data[made.reads[0]] = made.requests
-        self.files += [made.file] if made.file else []
-        name = f"{batch_name(number)}/edit"
-        more = {"settings": made.settings, "size": len(facts), "room": self._share(self.place.model_bytes)}
-        self._stage(name, number, made.job, made.reads, made.output, after=[self.made_by, made_by, trained_by], **more)
-        self.current, self.made_by = str(made.output), name
+        self.data[self.place.folder / batch_name(number) / "edits.json"] = batch_files.requests(facts)
+        made = rivals.edited(self.recipe, self.place, number, title, len(facts), self.current, what, once_made)
+        after, room = [self.made_by, made_by, trained_by], self._share(self.place.model_bytes)
+        output, self.made_by = self._prepared(made, number, after, size=len(facts), room=room)
+        self.current = str(output)
 
     def _merge(self, number: int, title: str, start: tuple[str, str], onto: tuple[str, str]) -> None:
         """What training left since the last merge, with ``onto``; ``start`` is what that training began with.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 UNKNOWN_KEY = "unknown key"
@@ -85,6 +85,11 @@ def did_you_mean(word: str, known: Iterable[str], synonyms: Mapping[str, str] | 
     other = (synonyms or {}).get(word.lower())
     close = other if other in names else nearest(word, names)
     return f"did you mean '{close}'?" if close else ""
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first ``most`` names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def dotted(path: Iterable[str | int]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from kedit_glue.located import run_job
 from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
 from kedit_glue.recipe_schema import Train
-from kedit_glue.run import any_terminal, guarded
+from kedit_glue.run import command
 from kedit_glue.runner import Job, Runner
 from kedit_glue.stage import quiet_environment
 
@@ -50,16 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    any_terminal()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser().parse_args(words)
-    display = Display(None)
-
-    def work() -> int:
-        protect(options, display)
-        return 0
-
-    return guarded(work, display, shlex.join(["python", "-m", "kedit_glue.protect", *words]))
+    return command("protect", parser().parse_args, protect, arguments)
 
 
 def protect(options: argparse.Namespace, display: Display) -> dict[str, Any]:

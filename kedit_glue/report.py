@@ -12,6 +12,7 @@ from rich.text import Text
 
 from kedit_glue import methods, metrics
 from kedit_glue.metrics import METRICS, Metric
+from kedit_glue.problems import listed
 from kedit_glue.progress import duration
 
 PROTOCOLS = {
@@ -266,10 +267,6 @@ def one_line(text: str, most: int = 80) -> str:
     return flat if len(flat) <= most else flat[: most - 1] + "…"
 
 
-def _more(count: int, shown: int) -> str:
-    return f" and {count - shown} more" if count > shown else ""
-
-
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(head):
@@ -385,7 +382,7 @@ def thinned(rows: Sequence[Sequence[str]], most: int = 20) -> list[Sequence[str]
 
 
 def _names(facts: Sequence[Mapping[str, Any]], most: int = 20) -> str:
-    return ", ".join(f["id"] for f in facts[:most]) + _more(len(facts), most) if facts else "none"
+    return listed([fact["id"] for fact in facts], most) if facts else "none"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -19,7 +19,7 @@ from kedit_glue.ledger import made_otherwise
 from kedit_glue.plan import Stage
 from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display, duration
-from kedit_glue.run import any_terminal, guarded
+from kedit_glue.run import command
 from kedit_glue.run_folder import OpenRun, open_run
 
 EXAMPLES = """examples:
@@ -67,16 +67,11 @@ def batch(text: str) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    any_terminal()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser().parse_args(words)
-    display = Display(None)
 
-    def work() -> int:
+    def work(options: argparse.Namespace, display: Display) -> None:
         restore(options.run, options.batch, options.to, display)
-        return 0
 
-    return guarded(work, display, shlex.join(["python", "-m", "kedit_glue.restore", *words]))
+    return command("restore", parser().parse_args, work, arguments)
 
 
 # -- where a model is to be had -----------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kedit_glue.problems import CannotStart, dotted
+from kedit_glue.problems import CannotStart, dotted, listed
 from kedit_glue.result_fields import MOST_NAMED, SCHEMA, Result
 
 FILE = "scores.json"
@@ -72,8 +72,7 @@ def find(path: Path) -> Path:
             return file
     inside = sorted(found.parent.name for found in path.glob(f"*/{FILE}"))
     if inside:
-        more = f" and {len(inside) - MOST_NAMED} more" if len(inside) > MOST_NAMED else ""
-        raise ResultError(f"{path} holds no {FILE}; in it are the results {', '.join(inside[:MOST_NAMED])}{more}")
+        raise ResultError(f"{path} holds no {FILE}; in it are the results {listed(inside, MOST_NAMED)}")
     unfinished = "; the run has not come to its end: start it again" if (path / "resolved.yaml").is_file() else ""
     raise ResultError(f"{path} holds no {FILE}{unfinished}")
 

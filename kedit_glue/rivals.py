@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kedit_glue import batch_files, learned, methods
 from kedit_glue.recipe_schema import Recipe
 from kedit_glue.runner import Job
-from kedit_glue.stages import Fact, Place, Rendered, partial
-
-
-@dataclass(frozen=True)
-class Edited:
-    """A job that edits a batch, the files that it reads, and what decides whether it is stale."""
-
-    job: Job
-    output: Path
-    settings: dict[str, Any]
-    reads: tuple[Path, ...]
-    requests: list[dict[str, Any]]
-    """Content of ``edits.json``, the first of ``reads``."""
-    file: Rendered | None = None
+from kedit_glue.stages import Place, Prepared, partial
 
 
 def edited(
-    recipe: Recipe, place: Place, number: int, title: str, facts: Sequence[Fact], model: str, what: str,
+    recipe: Recipe, place: Place, number: int, title: str, facts: int, model: str, what: str,
     once_made: Mapping[str, Path | None],
-) -> Edited:  # fmt: skip
-    """Batch ``number`` in ``model``; ``what``: the tensors that may change; ``once_made``: the files that say where
-    second ``moments`` are, and the trained ``editor``, or None.
+) -> Prepared:  # fmt: skip
+    """Batch ``number`` in ``model``; ``facts``: how many its ``edits.json`` holds; ``what``: the tensors that may
+    change; ``once_made``: the files that say where second ``moments`` are, and the trained ``editor``, or None.
     """
     folder = place.folder / batch_files.batch_name(number)
-    requests, output = batch_files.requests(facts), folder / "edited"
+    requests, output = folder / "edits.json", folder / "edited"
     title = f"{title}: {methods.METHODS[recipe.method].title}"
-    arguments: dict[str, Any] = {"facts": str(folder / "edits.json"), "model": model, "output": str(partial(output))}
+    arguments: dict[str, Any] = {"facts": str(requests), "model": model, "output": str(partial(output))}
     arguments |= {name: str(file) if file else None for name, file in once_made.items()}
     settings: dict[str, Any] = {"method": recipe.method}
     if recipe.method in methods.REMEMBERED:
         settings["settings"] = {k: v for k, v in methods.settings(recipe).items() if k not in learned.TRAINING}
         job = Job(title, "remember", {**arguments, **settings}, folder, "edit", "read the log")
-        return Edited(job, output, settings, (folder / "edits.json",), requests)
-    file = batch_files.edit_yaml(recipe, place, number, len(facts), model)
+        return Prepared(job, output, settings, (requests,))
+    file = batch_files.edit_yaml(recipe, place, number, facts, model)
     settings |= {"trainable": what, "checkout": recipe.methods.easyedit}
     arguments |= {
         "edit_yaml": str(file.path),
@@ -57,4 +43,4 @@ def edited(
         "command again: finished batches are kept"
     )
     job = Job(title, "edit", {**arguments, **settings}, folder, "edit", advice)
-    return Edited(job, output, settings, (folder / "edits.json", file.path), requests, file)
+    return Prepared(job, output, settings, (requests, file.path), file)

@@ -36,6 +36,7 @@ from transformers import TrainerCallback
 
 from kedit_glue import zero
 from kedit_glue.deepspeed_file import file_problem
+from kedit_glue.ranks import active_wrapper, gathered, process_number, processes
 from kedit_glue.tools import Emit
 
 IGNORED = -100
@@ -122,37 +123,6 @@ def refuse(args: Any) -> None:
         raise ValueError("R-SFT cannot train with fsdp, which shards the matrices; use launch.processes")
     if args.deepspeed and (found := file_problem(Path(args.deepspeed))):
         raise ValueError(f"R-SFT cannot train with {args.deepspeed}: {found}")
-
-
-# -- several processes ----------------------------------------------------------------------------
-
-
-def processes() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-
-def process_number() -> int:
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-
-
-def gathered(own: Any) -> list[Any]:
-    """What each process has to say, in their order."""
-    if processes() == 1:
-        return [own]
-    everyone: list[Any] = [None] * processes()
-    torch.distributed.all_gather_object(everyone, own)
-    return everyone
-
-
-def active_wrapper() -> Any:
-    """The DistributedDataParallel whose forward pass this is, None in a single process.
-
-    The trainer hands callbacks the bare model only (transformers 5.6.0, trainer.py); torch's own compiler asks the
-    same way (torch 2.11, nn/parallel/distributed.py, _get_active_ddp_module).
-    """
-    if processes() == 1:
-        return None
-    return torch.nn.parallel.DistributedDataParallel._get_active_ddp_module()
 
 
 class RSFT(TrainerCallback):

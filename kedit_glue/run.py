@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from kedit_glue import environment
 from kedit_glue.changed import ChangedError
@@ -43,6 +44,8 @@ USER_ERRORS = (
     *(RecipeError, FactsError, ModelError, WeightsError, ChangedError, MergeRefused, RenderError),
     *(EditedTwice, BrokenEdit, CannotStart, NotTogether),
 )
+Given = TypeVar("Given")
+"""A program's options, as it reads them."""
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 TERMINATED = 128 + signal.SIGTERM
 
@@ -130,6 +133,27 @@ def batch_number(text: str) -> int:
         return int(text.removeprefix("batch_"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no batch: give its number, as in 3 or batch_003") from None
+
+
+def command(
+    name: str,
+    parse: Callable[[list[str]], Given],
+    work: Callable[[Given, Display], object],
+    arguments: Sequence[str] | None,
+) -> int:
+    """The exit code of ``python -m kedit_glue.NAME`` with ``arguments`` (None: the command line's).
+
+    What ``work`` raises is said in words, with this very command where it goes on from there.
+    """
+    any_terminal()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options, display = parse(words), Display(None)
+
+    def done() -> int:
+        work(options, display)
+        return 0
+
+    return guarded(done, display, shlex.join(["python", "-m", f"kedit_glue.{name}", *words]))
 
 
 def any_terminal() -> None:

@@ -17,7 +17,7 @@ from kedit_glue import environment, files, job, strict_yaml
 from kedit_glue.ledger import RUN_FOLDER, Ledger
 from kedit_glue.locks import LOCK
 from kedit_glue.plan import Plan
-from kedit_glue.problems import CannotStart, RecipeError
+from kedit_glue.problems import CannotStart, RecipeError, listed
 from kedit_glue.recipe import Recipe
 from kedit_glue.render import render
 
@@ -130,8 +130,7 @@ def _no_facts(folder: Path, why: str) -> str:
 def _runs_in(folder: Path) -> str:
     """What to say of the runs that lie in a folder: the wrong one was given, or its name misspelt."""
     found = sorted(path.parent.name for path in folder.glob("*/resolved.yaml"))
-    shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-    return f"; runs in {folder}: {shown}" if found else ""
+    return f"; runs in {folder}: {listed(found, 8)}" if found else ""
 
 
 def _json(file: Path, kind: type[T]) -> T | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
 from kedit_glue.recipe_schema import NAME
 from kedit_glue.recipe_score import PROTOCOLS, Judge
-from kedit_glue.run import any_terminal, guarded
+from kedit_glue.run import command
 from kedit_glue.runner import Runner
 from kedit_glue.stage import quiet_environment
 
@@ -88,16 +87,7 @@ def whole(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    any_terminal()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser().parse_args(words)
-    display = Display(None)
-
-    def work() -> int:
-        score(options, display)
-        return 0
-
-    return guarded(work, display, shlex.join(["python", "-m", "kedit_glue.score", *words]))
+    return command("score", parser().parse_args, score, arguments)
 
 
 def score(options: argparse.Namespace, display: Display) -> dict[str, Any]:

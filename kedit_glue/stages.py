@@ -85,6 +85,18 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A stage before it has a place in the plan: its job, the files that it reads, what decides whether it is stale."""
+
+    job: Job
+    output: Path
+    settings: Mapping[str, Any]
+    reads: tuple[Path, ...]
+    file: Rendered | None = None
+    """The one to render among those that it reads."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything a run will do, in order."""
 

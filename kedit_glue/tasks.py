@@ -6,7 +6,6 @@ import argparse
 import json
 import random
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from kedit_glue import task_shapes
 from kedit_glue.atomic import write_text
 from kedit_glue.facts import Unusable, reading
 from kedit_glue.facts.errors import BadRecord, names
-from kedit_glue.facts.fields import BAD_RECORD, described, unwritable
 from kedit_glue.facts.report import counted, reasons
 from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
 from kedit_glue.recipe_schema import NAME, NAMES
-from kedit_glue.run import any_terminal, guarded
+from kedit_glue.run import command
 from kedit_glue.task_shapes import BY_NAME, SHAPES, Item, Shape
 from kedit_glue.task_yaml import FEW_SHOT, Task, tasks_of
 
@@ -116,16 +114,7 @@ def at_least(low: int) -> Callable[[str], int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    any_terminal()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = Options(**vars(parser().parse_args(words)))
-    display = Display(None)
-
-    def work() -> int:
-        write(options, display)
-        return 0
-
-    return guarded(work, display, shlex.join(["python", "-m", "kedit_glue.tasks", *words]))
+    return command("tasks", lambda words: Options(**vars(parser().parse_args(words))), write, arguments)
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -165,13 +154,7 @@ def read(file: Path, shape: Shape | None) -> Read:
 
 
 def items_of(raw: reading.Raw, shape: Shape) -> list[Item]:
-    if raw.flaw:
-        raise BadRecord(BAD_RECORD, raw.flaw)
-    if not isinstance(raw.value, dict):
-        raise BadRecord(BAD_RECORD, f"{described(raw.value)}, not an object with named fields")
-    if flaw := unwritable(raw.value):
-        raise BadRecord(BAD_RECORD, flaw)
-    return shape.items(raw.value)
+    return shape.items(reading.record_of(raw))
 
 
 # -- writing ------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from kedit_glue.facts.cleaning import clean, number_of
 from kedit_glue.facts.detect import detect
 from kedit_glue.facts.edit import Edit, FactSet, Unusable
 from kedit_glue.facts.errors import BadRecord, FactsError, nearest, refused, shown
-from kedit_glue.facts.fields import BAD_RECORD, Parsed, Record, described, trimmed, unwritable
+from kedit_glue.facts.fields import Parsed, Record, trimmed
 from kedit_glue.facts.report import reasons
 
 PARSERS: Mapping[str, Callable[[Record, str], Parsed]] = {
@@ -137,14 +137,9 @@ def of_records(path: Path, format: str, raws: list[reading.Raw]) -> File:
 def parse(raw: reading.Raw, format: str) -> Parsed | Unusable:
     """One record as an edit, or why it cannot be one."""
     try:
-        if raw.flaw:
-            raise BadRecord(BAD_RECORD, raw.flaw)
-        if not isinstance(raw.value, dict):
-            raise BadRecord(BAD_RECORD, f"{described(raw.value)}, not an object with named fields")
-        if flaw := unwritable(raw.value):
-            raise BadRecord(BAD_RECORD, flaw)
-        edit, dropped = PARSERS[format](raw.value, raw.position)
-        return edit, [*dropped, *trimmed(raw.value, edit)]
+        record = reading.record_of(raw)
+        edit, dropped = PARSERS[format](record, raw.position)
+        return edit, [*dropped, *trimmed(record, edit)]
     except BadRecord as bad:
         return Unusable(raw.position, bad.kind, bad.message)
 

@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from kedit_glue.facts.errors import names, refused
-from kedit_glue.facts.fields import described
+from kedit_glue.facts.errors import BadRecord, names, refused
+from kedit_glue.facts.fields import BAD_RECORD, described, unwritable
 
 DELIMITERS = ",;\t"
 LISTS = (".json",)
@@ -25,6 +25,17 @@ class Raw:
     position: str
     value: object = None
     flaw: str = ""
+
+
+def record_of(raw: Raw) -> dict[str, object]:
+    """A record's named fields. Raises BadRecord for one that was not read, has none, or cannot be written down."""
+    if raw.flaw:
+        raise BadRecord(BAD_RECORD, raw.flaw)
+    if not isinstance(raw.value, dict):
+        raise BadRecord(BAD_RECORD, f"{described(raw.value)}, not an object with named fields")
+    if flaw := unwritable(raw.value):
+        raise BadRecord(BAD_RECORD, flaw)
+    return raw.value
 
 
 def text_of(path: Path) -> str:

@@ -11,9 +11,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedit_glue.tools import Emit
+
+if TYPE_CHECKING:
+    from kedit_glue.tools.easyedit import Referee
 
 MOST_TOKENS = 4096
 """Of a prompt with its answer; what is longer is cut off."""
@@ -104,6 +107,12 @@ class Asker:
     def put(self, prompts: Sequence[str]) -> list[str]:
         """The prompts as the model gets them: as they are."""
         return list(prompts)
+
+    def referee(self, checkout: str | None) -> Referee:
+        """EasyEdit's evaluation of the same model; ``checkout``: of EasyEdit's main, or None for the package."""
+        from kedit_glue.tools import easyedit
+
+        return easyedit.Referee(self.model, self.tokenizer, self.emit, checkout, self.put)
 
     # -- teacher forced -----------------------------------------------------------------------------
 

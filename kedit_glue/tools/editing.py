@@ -21,8 +21,11 @@ from kedit_glue import corpus, weights
 from kedit_glue import moments as second
 from kedit_glue.atomic import write_json
 from kedit_glue.tools import Emit
+from kedit_glue.tools.easyedit import NAME
 from kedit_glue.tools.moments import ensure
 from kedit_glue.tools.protect import WEIGHTS, matrices
+
+NO_MOMENTS: Mapping[str, Any] = {"files": {}}
 
 
 class EditError(RuntimeError):
@@ -54,7 +57,7 @@ def moments(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         added = job["ridge"] * values.mean()
         conditions[module] = [_ratio(values.max(), values.min()), _ratio(values.max() + added, values.min() + added)]
     files = {module: str(place.file(module)) for module in shapes}
-    write_json(Path(job["output"]), {"files": files, "ridge": job["ridge"], "tokens": tokens})
+    write_json(Path(job["output"]), {"files": files, "inputs": shapes, "ridge": job["ridge"], "tokens": tokens})
     worst = max(conditions.values())
     said = f"condition number up to {worst[0]:.1e}" + (f", with the ridge {worst[1]:.1e}" if job["ridge"] else "")
     seconds = round(time.monotonic() - started, 3)
@@ -84,12 +87,12 @@ def edit(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 
     model, tokenizer = asking.load(job["model"], job["device"], job["trust_remote_code"])
     # the package's statistics and context templates are kept by this name
-    model.config._name_or_path = model.name_or_path = editors.NAME
+    model.config._name_or_path = model.name_or_path = NAME
     requests = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
     hparams = yaml.safe_load(Path(job["edit_yaml"]).read_text(encoding="utf-8"))
     if job.get("editor"):
         hparams["archive"] = learned.archive(Path(job["editor"]))
-    statistics = json.loads(Path(job["moments"]).read_text(encoding="utf-8")) if job["moments"] else None
+    statistics = json.loads(Path(job["moments"]).read_text(encoding="utf-8")) if job["moments"] else NO_MOMENTS
     random.seed(job["seed"])
     set_seed(job["seed"])
     emit({"event": "loaded"})

@@ -9,11 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from kedit_glue import moments as second
-from kedit_glue.methods import AT_SUBJECT
+from kedit_glue.methods import AT_SUBJECT, METHODS
 from kedit_glue.tools import Emit, easyedit_compat
+from kedit_glue.tools.easyedit import NAME
 
-NAME = "causal-lm"
-"""Parts of a model's name ('t5', 'gpt', 'llama') choose code paths in EasyEdit; this has none of them."""
 MODULES = {
     "ft_l": "ft",
     "ft_m": "ft",
@@ -33,7 +32,7 @@ HPARAMS = {
     "emmet": "EMMETHyperParams",
     "mend": "MENDHyperParams",
 }
-ONLY_MAIN = ("ft_m", "emmet")
+ONLY_MAIN = tuple(name for name, method in METHODS.items() if method.by == "checkout")
 """What EasyEdit's package lacks: a checkout of its main is used where there is one."""
 LEFT = ("ft_m", "adalora")
 """Methods that find an answer's tokens by counting padding in front; the others count from the row's beginning."""
@@ -46,19 +45,19 @@ def marked(requests: Requests) -> list[dict[str, Any]]:
     return [{**r, "prompt": r["prompt"].replace(r["subject"], "{}", 1)} for r in requests]
 
 
-def load_moments(statistics: Mapping[str, Any] | None, device: str) -> dict[str, Any]:
-    """Module -> C0 = mean of x xᵀ over a text's tokens, float32, with the ridge in shares of its mean eigenvalue."""
-    import numpy
+def load_moments(statistics: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """Module -> C0 = mean of x xᵀ over a text's tokens, float32, with the ridge in shares of its mean eigenvalue.
+
+    ``statistics``: what the stage ``editing.moments`` wrote.
+    """
     import torch
 
     found = {}
-    for module, file in (statistics or {"files": {}})["files"].items():
-        with numpy.load(file) as stored:
-            size = stored["mom2.mom2"].shape[0]
+    for module, file in statistics["files"].items():
+        size = statistics["inputs"][module]
         tokens, total = second.read(Path(file), size)
         moment = torch.from_numpy(total).to(device) / tokens
-        ridge = statistics["ridge"] if statistics else 0.0
-        found[module] = moment + ridge * moment.trace() / size * torch.eye(size, device=moment.device)
+        found[module] = moment + statistics["ridge"] * moment.trace() / size * torch.eye(size, device=moment.device)
     return found
 
 

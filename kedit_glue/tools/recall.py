@@ -57,17 +57,6 @@ def asker(folder: str, model: Any, tokenizer: Any, emit: Emit) -> asking.Asker:
     return Remembering(model, tokenizer, emit, memory)
 
 
-def referee(of: Any, model: Any, tokenizer: Any, emit: Emit, checkout: str | None) -> Any:
-    """EasyEdit's evaluation of what ``of``, an asker of that model, answers; ``checkout``: of EasyEdit's main, or None
-    for the package.
-    """
-    from kedit_glue.tools import easyedit
-
-    if hasattr(of, "referee"):
-        return of.referee(checkout)
-    return easyedit.Referee(model, tokenizer, emit, checkout, *([of.put] if isinstance(of, Remembering) else []))
-
-
 def _take_along(editor: Path, output: Path) -> None:
     """Link the models of a trained editor into a model's folder. Raises FileNotFoundError where they are gone."""
     trained = Path(json.loads(editor.read_text(encoding="utf-8"))["archive"])

@@ -52,7 +52,7 @@ def score(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     facts = questions.chosen(json.loads(Path(job["facts"]).read_text(encoding="utf-8")), job)
     by_id = {fact["id"]: fact for fact in facts}
     asker = recall.asker(job["model"], model, tokenizer, emit)
-    referee = recall.referee(asker, model, tokenizer, emit, job["easyedit"])
+    referee = asker.referee(job["easyedit"])
     records: dict[str, dict[str, Any]] = {i: {"id": i} for i in by_id}
     asked = [question for fact in facts for question in questions.about(fact, job["metrics"])]
     if "teacher_forced" in job["protocols"]:

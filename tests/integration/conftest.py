@@ -102,6 +102,32 @@ keep: all
 
 
 @pytest.fixture
+def bits() -> Callable[[Path], dict[str, bytes]]:
+    """A model folder's tensors as they lie there."""
+    from kedit_glue.weights import stored
+
+    def found(folder: Path) -> dict[str, bytes]:
+        return {name: at.file.read_bytes()[at.start : at.end] for name, at in stored(folder).items()}
+
+    return found
+
+
+@pytest.fixture
+def run_method(tmp_path: Path, recipe_text: str, stages_here: list[str]) -> Callable[..., Path]:
+    """Runs the tiny recipe by a method with the settings of its section; returns the run's folder."""
+    from kedit_glue import run
+
+    def go(method: str, settings: str, *words: str, name: str = "r", code: int = 0) -> Path:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(recipe_text + settings, encoding="utf-8")
+        sets = [f"method={method}", f"name={name}", f"output={tmp_path}", "score.edits.protocols=[teacher_forced]"]
+        assert run.main([str(recipe), *(w for s in sets for w in ("--set", s)), *words]) == code
+        return tmp_path / name
+
+    return go
+
+
+@pytest.fixture
 def stages_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stages run in the test's own process, where their calls can be watched; the list ends with the present one."""
     import importlib

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from kedit_glue import methods
-from kedit_glue.weights import stored
 
 pytestmark = pytest.mark.integration
 
@@ -30,33 +29,14 @@ EDITORS = [name for name in ALL if name not in methods.TRAINED]
 
 
 @pytest.fixture
-def run(tmp_path: Path, recipe_text: str, stages_here: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(tmp_path: Path, run_method: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a method; returns the run's folder."""
-    from kedit_glue import run as command
-
     monkeypatch.setenv("KEDIT_GLUE_CACHE", str(tmp_path / "cache"))
-
-    def go(method: str, *words: str, name: str = "r") -> Path:
-        recipe = tmp_path / "recipe.yaml"
-        recipe.write_text(recipe_text + SETTINGS, encoding="utf-8")
-        sets = [f"method={method}", f"name={name}", f"output={tmp_path}", "score.edits.protocols=[teacher_forced]"]
-        assert command.main([str(recipe), *(w for s in sets for w in ("--set", s)), *words]) == 0
-        return tmp_path / name
-
-    return go
-
-
-def bits(folder: Path) -> dict[str, bytes]:
-    found = {}
-    for name, at in stored(folder).items():
-        with at.file.open("rb") as file:
-            file.seek(at.start)
-            found[name] = file.read(at.size)
-    return found
+    return lambda method, *words, **more: run_method(method, SETTINGS, *words, **more)
 
 
 @pytest.mark.parametrize("method", ALL)
-def test_from_recipe_to_scores(run: Any, tiny_model: Path, facts_file: Path, method: str) -> None:
+def test_from_recipe_to_scores(run: Any, bits: Any, tiny_model: Path, facts_file: Path, method: str) -> None:
     folder = run(method)
     document = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     assert document["method"] == method
@@ -118,7 +98,7 @@ def test_a_fact_without_a_subject_is_refused(tmp_path: Path, recipe_text: str, c
     assert "name no subject that stands in the prompt: a" in capsys.readouterr().err
 
 
-def test_ice_remembers_beside_the_weights(run: Any, tiny_model: Path) -> None:
+def test_ice_remembers_beside_the_weights(run: Any, bits: Any, tiny_model: Path) -> None:
     """The last model is the original with all facts beside it; the nearest is told in front of a prompt."""
     from kedit_glue.tools import recall
 

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from kedit_glue.weights import stored
-
 pytestmark = pytest.mark.integration
 
 NAMES = ["Fenn", "Gorm", "Hask", "Ilva", "Jarn", "Kest", "Lorn", "Mott", "Nyre", "Orsa", "Pell", "Quay"]
@@ -65,39 +63,13 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(
-    tmp_path: Path,
-    recipe_text: str,
-    stages_here: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    encoder: Path,
-    shared_cache: Path,
-) -> Any:
-    """Runs a method, and returns the run's folder; ``run.code``: the exit code that is wanted."""
-    from kedit_glue import run as command
-
+def run(tmp_path: Path, run_method: Any, monkeypatch: pytest.MonkeyPatch, encoder: Path, shared_cache: Path) -> Any:
+    """Runs a method, and returns the run's folder; ``code``: the exit code that is wanted."""
     monkeypatch.setenv("KEDIT_GLUE_CACHE", str(shared_cache))
     training = tmp_path / "training.json"
     training.write_text(json.dumps(TRAINING), encoding="utf-8")
-
-    def go(method: str, *words: str, name: str = "r", code: int = 0) -> Path:
-        recipe = tmp_path / "recipe.yaml"
-        settings = SETTINGS.replace("TRAINING", str(training)).replace("ENCODER", str(encoder))
-        recipe.write_text(recipe_text + settings, encoding="utf-8")
-        sets = [f"method={method}", f"name={name}", f"output={tmp_path}", "score.edits.protocols=[teacher_forced]"]
-        assert command.main([str(recipe), *(w for s in sets for w in ("--set", s)), *words]) == code
-        return tmp_path / name
-
-    return go
-
-
-def bits(folder: Path) -> dict[str, bytes]:
-    found = {}
-    for name, at in stored(folder).items():
-        with at.file.open("rb") as file:
-            file.seek(at.start)
-            found[name] = file.read(at.size)
-    return found
+    settings = SETTINGS.replace("TRAINING", str(training)).replace("ENCODER", str(encoder))
+    return lambda method, *words, **more: run_method(method, settings, *words, **more)
 
 
 def means(folder: Path, name: str = "edit_success.teacher_forced.token_accuracy") -> tuple[float, float]:
@@ -120,7 +92,7 @@ def asker_of(model: Path) -> Any:
 # -- MEND ---------------------------------------------------------------------------------------
 
 
-def test_mend_from_recipe_to_scores(run: Any, tiny_model: Path) -> None:
+def test_mend_from_recipe_to_scores(run: Any, bits: Any, tiny_model: Path) -> None:
     folder = run("mend")
     before, after = means(folder)
     assert after > before + 0.2, (before, after)
@@ -133,13 +105,13 @@ def test_mend_from_recipe_to_scores(run: Any, tiny_model: Path) -> None:
     assert bits(run("mend", "--from", "2") / "model") == new  # taken up again
 
 
-def test_mends_edits_accumulate_exactly(run: Any) -> None:
+def test_mends_edits_accumulate_exactly(run: Any, bits: Any) -> None:
     """Facts are edited one after another: how they are shared out over batches makes no difference."""
     together = run("mend", "--set", "edits.batch_size=5", name="together")
     assert bits(together / "model") == bits(run("mend", name="apart") / "model")
 
 
-def test_an_editor_is_trained_once(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_editor_is_trained_once(run: Any, bits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from kedit_glue.tools import learned
 
     first = run("mend")
@@ -202,7 +174,7 @@ def test_mends_archive_is_no_program(run: Any) -> None:
 # -- SERAC --------------------------------------------------------------------------------------
 
 
-def test_serac_from_recipe_to_scores(run: Any, tiny_model: Path) -> None:
+def test_serac_from_recipe_to_scores(run: Any, bits: Any, tiny_model: Path) -> None:
     folder = run("serac")
     before, after = means(folder)
     assert after > before + 0.2, (before, after)

@@ -59,6 +59,9 @@ class Asker:
     def __init__(self, model: Any, tokenizer: Any, emit: Any) -> None:
         self.asked = 0
 
+    def referee(self, checkout: str | None) -> Referee:
+        return Referee(checkout)
+
     def forced(self, pairs: Sequence[tuple[str, str]]) -> list[Forced]:
         self.asked += len(pairs)
         return [forced(*pair) for pair in pairs]
@@ -69,7 +72,7 @@ class Asker:
 
 
 class Referee:
-    def __init__(self, model: Any, tokenizer: Any, emit: Any, checkout: str | None) -> None:
+    def __init__(self, checkout: str | None) -> None:
         self.checkout = checkout
 
     def accuracies(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
