@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kedit_glue import report, strict_yaml
+from kedit_glue import report, strict_yaml, tables
 from kedit_glue.methods import METHODS
 from kedit_glue.models import PACKAGED
 from kedit_glue.recipe_schema import Recipe
@@ -52,7 +52,7 @@ def model_card(document: Mapping[str, Any], recipe: Recipe, last_yaml: str) -> s
             "",
             "## Scores",
             "",
-            *report.markdown_table(report.EDIT_HEAD, report.edit_rows(document)),
+            *tables.markdown_table(report.EDIT_HEAD, report.edit_rows(document)),
             "",
             *_general(document),
             f"## Last {'merge' if merges else 'batch'}",
@@ -77,4 +77,4 @@ def _layers(recipe: Recipe) -> str:
 
 def _general(document: Mapping[str, Any]) -> list[str]:
     rows = report.general_rows(document)
-    return [*report.markdown_table(report.GENERAL_HEAD, rows), ""] if rows else []
+    return [*tables.markdown_table(report.GENERAL_HEAD, rows), ""] if rows else []

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from kedit_glue import report
+from kedit_glue import report, tables
 from kedit_glue.compare_facts import Spread
 from kedit_glue.compare_same import Differs
 from kedit_glue.compare_table import Column, Difference, Table, Value
@@ -262,7 +262,7 @@ def markdown(page: Page) -> str:
         lines += [
             f"**{section.title[:1].upper()}{section.title[1:]}**",
             "",
-            *report.markdown_table(section.head, rows),
+            *tables.markdown_table(section.head, rows),
             "",
         ]
     return "\n".join([*lines, *(f"{line}\n" for line in notes(page, "**Bold**"))])

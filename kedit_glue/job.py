@@ -186,7 +186,7 @@ def clear(folder: Path) -> None:
 
 def load_facts(recipe: Recipe, display: Display) -> list[dict[str, Any]]:
     """Facts as plain data, what was left out named."""
-    loaded = facts.load(Path(recipe.edits.source), recipe.edits.format, recipe.edits.limit)
+    loaded = facts.load(Path(recipe.edits.source), recipe.edits.format, recipe.edits.limit, recipe.edits.skip)
     for line in facts.summary(loaded):
         display.say(line)
     return [asdict(edit) for edit in loaded.edits]

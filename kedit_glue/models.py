@@ -127,6 +127,7 @@ def unpack(name: str, say: Callable[[str], None] = print) -> Path:
 LFS = b"version https://git-lfs"
 """How a file begins that Git LFS has not fetched."""
 FORMATS = {"fp32": "float32", "bf16": "bfloat16"}
+NUMBER_BYTES = {"fp32": 4, "bf16": 2}
 """``train.precision`` -> the number format that LLaMA-Factory loads, trains and saves weights in."""
 
 

@@ -51,11 +51,12 @@ def _by_key(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
 
 def facts_changed(run: OpenRun) -> bool:
     """Whether the recipe's file of facts holds others than it did; not read where it is older than the run."""
-    source, loaded = Path(run.recipe.edits.source), run.folder / "setup" / "loaded.json"
+    edits = run.recipe.edits
+    source, loaded = Path(edits.source), run.folder / "setup" / "loaded.json"
     if not loaded.is_file() or source.stat().st_mtime <= loaded.stat().st_mtime:
         return False
-    edits = facts.load(source, run.recipe.edits.format, run.recipe.edits.limit).edits
-    found: bool = json.loads(json.dumps([asdict(edit) for edit in edits])) != json.loads(loaded.read_bytes())
+    now = facts.load(source, edits.format, edits.limit, edits.skip).edits
+    found: bool = json.loads(json.dumps([asdict(edit) for edit in now])) != json.loads(loaded.read_bytes())
     return found
 
 

@@ -56,7 +56,8 @@ class Edits(Section):
         "The form the facts are in; auto looks at the file",
         "one of auto, knowedit, counterfact, zsre, wikibigedit, qaedit, mquake, rippleedits, records, csv",
     )
-    limit: int | None = whole(None, "How many facts of the file are used, from its beginning", 1)
+    skip: int = whole(0, "How many facts at the file's beginning are passed over", 0)
+    limit: int | None = whole(None, "How many facts of the file are used, behind those that are skipped", 1)
     batch_size: int = whole(10, "How many facts are edited together, with one training and one merge", 1)
 
 

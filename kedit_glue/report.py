@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +13,7 @@ from kedit_glue import methods, metrics
 from kedit_glue.metrics import METRICS, Metric
 from kedit_glue.problems import listed
 from kedit_glue.progress import duration
+from kedit_glue.tables import markdown_table, table
 
 PROTOCOLS = {
     "teacher_forced": "teacher-forced",
@@ -178,7 +178,6 @@ def merge_rows(document: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-SHORT = 9  # columns of such cells stay on one line on a narrow terminal
 EDIT_HEAD = ["", "protocol", "before", "after ± 95 %", "facts", "what it is"]
 GENERAL_HEAD = ["task", "metric", "before", "after", "change [95 %]", "items", "verdict"]
 BATCH_HEAD = ["batch", "facts", "learned", "steps", "success", "so far", "rephrased", "locality", "time"]
@@ -267,16 +266,6 @@ def one_line(text: str, most: int = 80) -> str:
     return flat if len(flat) <= most else flat[: most - 1] + "…"
 
 
-def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for position, name in enumerate(head):
-        short = all(len(cells[position]) <= SHORT for cells in [head, *rows])
-        table.add_column(name, overflow="fold", no_wrap=short)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
-
-
 def markdown(document: Mapping[str, Any]) -> str:
     """``report.md``."""
     seconds = document["seconds"]
@@ -338,6 +327,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     if seconds:
         spent = ", ".join(f"{kind} {duration(value)}" for kind, value in seconds.items() if kind != "all")
         lines += ["## Time", "", f"{duration(seconds['all'])} in tools: {spent}.", ""]
+    if cost := document.get("cost"):
+        lines += ["## Cost", "", *(f"- {line}" for line in cost_lines(cost)), ""]
     lines += [
         "## What the numbers mean",
         "",
@@ -381,13 +372,17 @@ def thinned(rows: Sequence[Sequence[str]], most: int = 20) -> list[Sequence[str]
     return [row for at, row in enumerate(rows) if at % step == 0 or at == len(rows) - 1]
 
 
+def cost_lines(cost: Mapping[str, Any]) -> list[str]:
+    """What editing took, one figure a line; without those that nobody knows."""
+    said = {
+        "peak_memory_bytes": "{:.1f} GB of memory at most while editing",
+        "bytes_changed": "{:.1f} MB of weights that a batch may change",
+        "bytes_at_inference": "{:.1f} MB kept beside the original's weights for asking",
+    }
+    units = {"peak_memory_bytes": 1e9}
+    known = [line.format(cost[key] / units.get(key, 1e6)) for key, line in said.items() if cost[key] is not None]
+    return [f"{cost['seconds_a_fact']:.2f} s of editing for each fact", *known]
+
+
 def _names(facts: Sequence[Mapping[str, Any]], most: int = 20) -> str:
     return listed([fact["id"] for fact in facts], most) if facts else "none"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def row(cells: Sequence[str]) -> str:
-        flat = [" ".join(c.splitlines()) for c in cells]
-        return "| " + " | ".join(c.replace("\\", "\\\\").replace("|", "\\|") for c in flat) + " |"
-
-    return [row(head), row(["---"] * len(head)), *(row(r) for r in rows)]

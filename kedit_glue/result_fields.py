@@ -306,6 +306,21 @@ class Answer(Part):
     after: Text = Field(description="the edited model's, without the prompt")
 
 
+class Cost(Part):
+    """What editing took, without scoring."""
+
+    seconds_a_fact: Seconds = Field(description="wall time of the stages that edit, s for each fact")
+    peak_memory_bytes: Count | None = Field(description="most memory that one of them held; null where none says")
+    bytes_changed: Count | None = Field(
+        description="size of the weights that a batch may change; 0 where facts are remembered beside the model, null "
+        "where the model's tensors are unknown"
+    )
+    bytes_at_inference: Count = Field(
+        description="what the edited model needs beside the original's weights when it is asked: remembered facts, and "
+        "the models that find and answer them"
+    )
+
+
 class Made(Part):
     """What made the file."""
 
@@ -347,6 +362,7 @@ class Result(Part):
         default=None,
         description="file beside this one with all generated texts; null where protocol.generated is absent",
     )
+    cost: Cost | None = Field(default=None, description="what editing took; null for a pair, and in earlier files")
     seconds: dict[Text, Seconds] = Field(description="wall seconds by kind of stage, all: their sum")
     made: Made | None = Field(default=None, description="by what and when; null in files of schema 1, which do not say")
 

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from kedit_glue.report import markdown_table
 from kedit_glue.result import ResultError, find, load
 from kedit_glue.result_fields import SCHEMA, FromTool, Part, Result
+from kedit_glue.tables import markdown_table
 
 EXAMPLES = """examples:
   python -m kedit_glue.result runs/x                                       is it a sound result, and of what

@@ -12,6 +12,7 @@ from typing import Any
 
 from kedit_glue import environment, metrics, records, scores
 from kedit_glue.ledger import Ledger
+from kedit_glue.models import NUMBER_BYTES
 from kedit_glue.plan import Plan, Stage, asked_in, batch_name
 from kedit_glue.questions import Fact
 from kedit_glue.recipe import Recipe
@@ -29,6 +30,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
     traces = _traces(plan)
     taught = [(number, fact) for number, batch in enumerate(plan.batches, 1) for fact in batch]
     compared = compare(facts, base, after)
+    batches = [_batch(plan, number, stages, ledger, base) for number in range(1, len(plan.batches) + 1)]
     return {
         "schema": SCHEMA,
         "kind": "run",
@@ -39,7 +41,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
         "facts_source": source(Path(recipe.edits.source).name, facts),
         "protocol": protocol(recipe, len(facts)),
         "before": {"edits": compared["before"], "general": scores.brief_general(base_general)},
-        "batches": [_batch(plan, number, stages, ledger, base) for number in range(1, len(plan.batches) + 1)],
+        "batches": batches,
         "retention": _retention(plan, stages, base),
         "after": {
             "edits": compared["after"],
@@ -59,6 +61,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
         ],
         "answers": compared["answers"],
         "metrics": compared["metrics"],
+        "cost": cost(batches, plan.trained.count, NUMBER_BYTES[recipe.train.precision]),
         "seconds": _seconds(plan, ledger),
         "made": made(),
     }
@@ -160,6 +163,19 @@ def _batch(plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger,
     if (general := _optional(stages, f"{name}/general")) is not None:
         entry["general"] = scores.brief_general(general)
     return entry
+
+
+def cost(batches: Sequence[Mapping[str, Any]], changed: int | None, number_bytes: int) -> dict[str, Any]:
+    """What editing took, ``result_fields.Cost``; ``changed``: numbers in the weights that a batch may change."""
+    stages = [batch[key] for batch in batches for key in ("training", "merge", "editing") if key in batch]
+    peaks = [stage["peak_memory_bytes"] for stage in stages if "peak_memory_bytes" in stage]
+    facts = sum(batch["facts"] for batch in batches)
+    return {
+        "seconds_a_fact": round(sum(stage["seconds"] for stage in stages) / max(facts, 1), 3),
+        "peak_memory_bytes": max(peaks, default=None),
+        "bytes_changed": None if changed is None else changed * number_bytes,
+        "bytes_at_inference": batches[-1].get("editing", {}).get("memory_bytes", 0),
+    }
 
 
 def _seconds(plan: Plan, ledger: Ledger) -> dict[str, float]:

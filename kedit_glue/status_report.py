@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kedit_glue.environment import size
-from kedit_glue.report import counted, table
+from kedit_glue.report import counted
 from kedit_glue.standing import duration, roughly
 from kedit_glue.status_document import FAILED, RUNNING, STANDS, WAITING
+from kedit_glue.tables import table
 
 KINDS = {
     "edit": "edit",

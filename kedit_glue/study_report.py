@@ -7,8 +7,8 @@
     axes         keys of the grid
     cells        one entry a cell: {cell, settings, cause}; with a result also {metrics: name ->
                  {mean, half_95, facts}, general: as ``scores.general_change``, optimizer_steps,
-                 train_seconds, merge_seconds, all_seconds, seconds_a_fact (of the stages that edit),
-                 peak_memory_bytes (the most of them), method, harmonic (``harmonic``)}
+                 train_seconds, merge_seconds, all_seconds, cost (as ``scores.json``'s, empty where a file has
+                 none), method, harmonic (``harmonic``)}
     differences  one entry a cell with a result, but for the baseline: {cell, metrics: name ->
                  {difference, difference_95, facts, excludes_zero}}
 
@@ -28,7 +28,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from kedit_glue import methods, metrics, report, scores, strict_yaml
+from kedit_glue import methods, metrics, scores, strict_yaml, tables
 from kedit_glue.progress import duration
 
 SCHEMA = 1
@@ -36,7 +36,8 @@ METRICS = (metrics.SUCCESS, metrics.GENERALIZATION, metrics.PORTABILITY, metrics
 EDITS_NOTE = "in %, ± half of the 95 % interval over facts"
 COST_NOTE = (
     "change from the original with its 95 % interval; H: harmonic mean of edit success, generalization, locality and "
-    "retained general ability; all: every stage, those taken from another cell included"
+    "retained general ability; MB changed: weights that a batch may change; MB beside: kept beside the original's "
+    "weights for asking; all: every stage, those taken from another cell included"
 )
 DIFFERENCE_NOTE = (
     "points, ± half of the 95 % interval of the mean difference over the same facts; * where it excludes zero"
@@ -103,7 +104,7 @@ def _measured(document: Mapping[str, Any]) -> dict[str, Any]:
         "all_seconds": document["seconds"]["all"],
         "method": document.get("method"),
         "harmonic": harmonic(document, values),
-        **_cost([*train, *merge, *(b["editing"] for b in document["batches"] if "editing" in b)], document),
+        "cost": document.get("cost") or {},
     }
 
 
@@ -122,13 +123,6 @@ def harmonic(document: Mapping[str, Any], values: Mapping[str, Sequence[float]])
     if not kept or not all(of_edits):
         return None
     return float(harmonic_mean([*map(mean, of_edits), mean(kept)]))
-
-
-def _cost(stages: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the stages that edit: seconds for each fact, most memory (bytes; None where no stage says)."""
-    peaks = [stage["peak_memory_bytes"] for stage in stages if "peak_memory_bytes" in stage]
-    seconds = sum(stage["seconds"] for stage in stages) / max(len(document["facts"]), 1)
-    return {"seconds_a_fact": round(seconds, 3), "peak_memory_bytes": max(peaks, default=None)}
 
 
 def _mean(values: Sequence[float]) -> dict[str, Any]:
@@ -237,8 +231,11 @@ def cost_columns(document: Mapping[str, Any]) -> list[Column]:
     found = [(head, [_change(row.get("general", {}).get(task, {})) for row in cells]) for task, head in heads.items()]
     found.append(("H", [_form("{:.1f}", row.get("harmonic"), 0.01) for row in cells]))
     found.append(("steps", [str(row.get("optimizer_steps") or "-") for row in cells]))
-    found.append(("s a fact", [_form("{:.2f}", row.get("seconds_a_fact")) for row in cells]))
-    found.append(("peak GB", [_form("{:.1f}", row.get("peak_memory_bytes"), 1e9) for row in cells]))
+    costs = [row.get("cost", {}) for row in cells]
+    found.append(("s a fact", [_form("{:.2f}", cost.get("seconds_a_fact")) for cost in costs]))
+    found.append(("peak GB", [_form("{:.1f}", cost.get("peak_memory_bytes"), 1e9) for cost in costs]))
+    found.append(("MB changed", [_form("{:.1f}", cost.get("bytes_changed"), 1e6) for cost in costs]))
+    found.append(("MB beside", [_form("{:.1f}", cost.get("bytes_at_inference"), 1e6) for cost in costs]))
     for kind in ("train", "merge", "all"):
         seconds = [row.get(f"{kind}_seconds") for row in cells]
         found.append((kind, ["-" if s is None else duration(s) for s in seconds]))
@@ -296,7 +293,7 @@ def markdown(document: Mapping[str, Any], picture: str = "") -> str:
         "",
         f"In every cell: {said(document['set'])}.",
         "",
-        *report.markdown_table(*_head_and_rows(cells, *axis_columns(document), *edits, *cost_columns(document))),
+        *tables.markdown_table(*_head_and_rows(cells, *axis_columns(document), *edits, *cost_columns(document))),
         "",
         f"Edits: {EDITS_NOTE}. General ability: {COST_NOTE}.",
         "",
@@ -309,7 +306,7 @@ def markdown(document: Mapping[str, Any], picture: str = "") -> str:
     lines += [f"## Less {document['baseline']}", ""]
     if differ:
         compared = _head_and_rows(differ, *difference_columns(document))
-        lines += [*report.markdown_table(*compared), "", f"In {DIFFERENCE_NOTE}.", ""]
+        lines += [*tables.markdown_table(*compared), "", f"In {DIFFERENCE_NOTE}.", ""]
     else:
         lines += ["Nothing to compare yet: that takes a result of this cell and of another.", ""]
     lines += ["## Cells", "", *(f"- {row['cell']}: {said(row['settings'])}" for row in cells), ""]
@@ -336,12 +333,12 @@ def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     if any("metrics" in row for row in cells):
         edits = _head_and_rows(cells, *edit_columns(cells, _percent))
         cost = _head_and_rows(cells, *cost_columns(document))
-        found += [Text(), report.table(f"{name}: edits", *edits), Text(EDITS_NOTE)]
-        found += [Text(), report.table(f"{name}: general ability and cost", *cost), Text(COST_NOTE)]
+        found += [Text(), tables.table(f"{name}: edits", *edits), Text(EDITS_NOTE)]
+        found += [Text(), tables.table(f"{name}: general ability and cost", *cost), Text(COST_NOTE)]
         found += map(Text, remembering(cells))
     if differ:
         compared = _head_and_rows(differ, *difference_columns(document))
-        found += [Text(), report.table(f"{name}: less {document['baseline']}", *compared), Text(DIFFERENCE_NOTE)]
+        found += [Text(), tables.table(f"{name}: less {document['baseline']}", *compared), Text(DIFFERENCE_NOTE)]
     if missing := without_result(document):
         found.append(Text("\n  ".join(["\nwithout a result:", *missing])))
     return found

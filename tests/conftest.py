@@ -150,7 +150,9 @@ class Workplace:
             if file.name in ("scores.json", "merge_stats.json", "answers.json", "general.json", "trace.jsonl"):
                 text = file.read_text(encoding="utf-8")
                 found[name] = re.sub(
-                    r'"(seconds|step_seconds|at|peak_memory_bytes)": ([\d.]+|"[^"]*"|\{[^}]*\})', "", text
+                    r'"(seconds|step_seconds|seconds_a_fact|at|peak_memory_bytes)": ([\d.]+|"[^"]*"|\{[^}]*\})',
+                    "",
+                    text,
                 )
             elif "safetensors" in file.name:
                 found[name] = file.read_bytes()

@@ -35,7 +35,7 @@ from typing import Any
 
 import psutil
 
-TIMINGS = {"seconds", "step_seconds", "at", "model", "bytes_written", "finished", "peak_memory_bytes"}
+TIMINGS = {"seconds", "step_seconds", "seconds_a_fact", "at", "model", "bytes_written", "finished", "peak_memory_bytes"}
 """Keys whose values differ between equal runs: times, and paths of models."""
 MOST = 500
 CODES = {"SIGTERM": 143, "SIGINT": 130, "memory": 1}

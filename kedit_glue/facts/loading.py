@@ -41,8 +41,8 @@ PARSERS: Mapping[str, Callable[[Record, str], Parsed]] = {
 FORMATS = tuple(PARSERS)
 
 
-def load(path: Path, format: str = "auto", limit: int | None = None) -> FactSet:
-    """The sound facts of a file, the first ``limit`` of them; what is not sound is in ``unusable``.
+def load(path: Path, format: str = "auto", limit: int | None = None, skip: int = 0) -> FactSet:
+    """The sound facts of a file behind the first ``skip``, ``limit`` of them; what is not sound is in ``unusable``.
 
     Raises FactsError where the file as a whole, or all it holds, cannot be used.
     """
@@ -68,7 +68,10 @@ def load(path: Path, format: str = "auto", limit: int | None = None) -> FactSet:
         raise nothing_sound(path, file.format, in_order(broken + others), file.records)
     edits, unasked = file.finish(edits)
     unusable = in_order(broken + others + unasked)
-    return FactSet(tuple(edits[:limit]), unusable, file.format, file.records, source=file.source)
+    if skip >= len(edits):
+        held = f"{len(edits)} sound fact{'s' * (len(edits) != 1)}"
+        raise refused(path, f"skip {skip}", f"a number below the file's {held}", "lower it")
+    return FactSet(tuple(edits[skip:][:limit]), unusable, file.format, file.records, source=file.source)
 
 
 def in_order(unusable: Sequence[Unusable]) -> tuple[Unusable, ...]:

@@ -26,7 +26,8 @@ def remember(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 
     ``job``: ``facts`` (JSON list), ``method``, ``settings`` (its section of the recipe), ``editor`` (what that stage
     wrote, where the method has one). A prompt that is remembered already gets the new answer. Returns ``facts``,
-    ``remembered`` (facts in memory) and ``memory_bytes`` (the file's).
+    ``remembered`` (facts in memory) and ``memory_bytes`` (of all that is needed beside the model's own weights: the
+    file, and the models that find or answer facts).
     """
     model, output = Path(job["model"]), Path(job["output"])
     new = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
@@ -41,7 +42,17 @@ def remember(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         _take_along(Path(job["editor"]), output)
     memory = {"method": job["method"], "settings": job["settings"], "facts": list(kept.values())}
     write_json(output / FILE, memory)
-    return {"facts": len(new), "remembered": len(kept), "memory_bytes": (output / FILE).stat().st_size}
+    beside = [output / FILE, *_files(output / MEMORY if job.get("editor") else _encoder(job["settings"]))]
+    size = sum(file.stat().st_size for file in beside)
+    return {"facts": len(new), "remembered": len(kept), "memory_bytes": size}
+
+
+def _encoder(settings: Mapping[str, Any]) -> Path:
+    return Path(settings["encoder"] or encoder())
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file()]
 
 
 def asker(folder: str, model: Any, tokenizer: Any, emit: Emit) -> asking.Asker:
@@ -101,7 +112,7 @@ class Remembering(asking.Asker):
         from sentence_transformers import SentenceTransformer
 
         if self._encoder is None:
-            folder = self.settings["encoder"] or str(encoder())
+            folder = str(_encoder(self.settings))
             self._encoder = SentenceTransformer(folder, device=str(self.model.device), local_files_only=True)
             self._keys = self._embedded([fact["prompt"] for fact in self.facts])
         return self._embedded(prompts) @ self._keys.T

@@ -14,7 +14,7 @@ from kedit_glue.ledger import Ledger
 from kedit_glue.plan import Place, Plan, make_plan
 from kedit_glue.questions import chosen
 from kedit_glue.recipe import Recipe
-from kedit_glue.results import collect, compare, source, weights_hash
+from kedit_glue.results import collect, compare, cost, source, weights_hash
 
 GENERAL = "score: {examples: 1, general: {tasks: [arc], when: ends}}"
 
@@ -255,3 +255,16 @@ def test_two_models_that_no_run_made(facts_of: Callable[..., Any]) -> None:
     assert metrics.GENERALIZATION in found["metrics"], "every name in the file is explained"
     with pytest.raises(KeyError):
         compare([*facts, {**facts[0], "id": "f9"}], base, after)
+
+
+def test_cost_is_of_the_stages_that_edit() -> None:
+    batches: list[dict[str, Any]] = [
+        {"facts": 2, "training": {"seconds": 4.0, "peak_memory_bytes": 30}, "merge": {"seconds": 1.0}},
+        {"facts": 2, "training": {"seconds": 3.0, "peak_memory_bytes": 50}, "merge": {"seconds": 2.0}},
+    ]
+    wanted = {"seconds_a_fact": 2.5, "peak_memory_bytes": 50, "bytes_changed": 400, "bytes_at_inference": 0}
+    assert cost(batches, 100, 4) == wanted
+    remembered = [{"facts": 1, "editing": {"seconds": 0.5, "memory_bytes": n}} for n in (7, 9)]
+    wanted = {"seconds_a_fact": 0.5, "peak_memory_bytes": None, "bytes_changed": 0, "bytes_at_inference": 9}
+    assert cost(remembered, 0, 2) == wanted
+    assert cost(remembered, None, 2)["bytes_changed"] is None

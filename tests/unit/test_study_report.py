@@ -173,3 +173,16 @@ def test_the_picture_has_a_labelled_point_for_each_cell_that_has_both(tmp_path: 
 def test_nothing_to_draw(tmp_path: Path) -> None:
     assert not draw(tmp_path / "study.svg", rows(RESULTS[2:]))
     assert not (tmp_path / "study.svg").exists()
+
+
+def test_what_editing_cost_stands_beside_the_scores() -> None:
+    known = scores_of([1.0], [{"near": 1.0}])
+    known["cost"] = {
+        "seconds_a_fact": 1.25, "peak_memory_bytes": None, "bytes_changed": 7_500_000, "bytes_at_inference": 0
+    }  # fmt: skip
+    shown = markdown(table(ABOUT, [Result("a", {}, known), Result("b", {}, A)]))
+    heads, _, first, second = (line.split("|") for line in shown.splitlines()[4:8])
+    columns = {head.strip(): number for number, head in enumerate(heads)}
+    wanted = {"s a fact": "1.25", "peak GB": "-", "MB changed": "7.5", "MB beside": "0.0"}
+    assert {head: first[columns[head]].strip() for head in wanted} == wanted
+    assert {second[columns[head]].strip() for head in wanted} == {"-"}

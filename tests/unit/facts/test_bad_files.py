@@ -206,6 +206,8 @@ def test_bad_options(tmp_path: Path) -> None:
     assert message(path, format="?") == f"unknown format '?'. {allowed} Next: name one of these"
     expected = "limit 0. Allowed: a limit of 1 or more, or none. Next: raise it or leave it out."
     assert message(path, limit=0) == expected
+    expected = "skip 1. Allowed: a number below the file's 1 sound fact. Next: lower it."
+    assert message(path, skip=1) == expected
     table = tmp_path / "a.csv"
     table.write_text("prompt,target_new\np,t\n", encoding="utf-8")
     expected = "a .csv file, to be read as zsre. Allowed: .json or .jsonl for it. Next: use format csv."

@@ -13,10 +13,10 @@ from kedit_glue.facts import Edit, FactsError, FactSet, Unusable, load, summary
 GOOD = {"prompt": "The mayor of Elbonia is", "target_new": "Ada"}
 
 
-def load_records(folder: Path, *records: Any, format: str = "auto", limit: int | None = None) -> FactSet:
+def load_records(folder: Path, *records: Any, format: str = "auto", limit: int | None = None, skip: int = 0) -> FactSet:
     path = folder / "facts.json"
     path.write_text(json.dumps(list(records)), encoding="utf-8")
-    return load(path, format, limit)
+    return load(path, format, limit, skip)
 
 
 def bad(**values: Any) -> dict[str, Any]:
@@ -217,6 +217,13 @@ def test_limit_counts_sound_edits(tmp_path: Path) -> None:
     assert [edit.position for edit in facts.edits] == ["record 1", "record 4", "record 5"]
     assert facts.records_read == 8
     assert len(load_records(tmp_path, *records, limit=100).edits) == 6
+
+
+def test_skip_counts_sound_edits(tmp_path: Path) -> None:
+    records = [GOOD, bad(prompt=""), GOOD, *(bad(prompt=f"p{n}") for n in range(5))]
+    facts = load_records(tmp_path, *records, skip=1, limit=2)
+    assert [edit.position for edit in facts.edits] == ["record 4", "record 5"]
+    assert [edit.position for edit in load_records(tmp_path, *records, skip=5).edits] == ["record 8"]
 
 
 @pytest.mark.parametrize(
