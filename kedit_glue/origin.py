@@ -16,7 +16,7 @@ from kedit_glue.problems import RecipeError
 from kedit_glue.recipe import load_recipe, normalized
 from kedit_glue.run import again
 from kedit_glue.run_folder import OpenRun
-from kedit_glue.study_report import texts
+from kedit_glue.study_grid import texts
 
 
 def recipe_now(run: OpenRun) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import job, strict_yaml, study_report
+from kedit_glue import job, strict_yaml, study_report, study_text
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.execute import OutputMissing
 from kedit_glue.job import Options
@@ -25,7 +25,8 @@ from kedit_glue.recipe import normalized
 from kedit_glue.run import USER_ERRORS, again, any_terminal, guarded
 from kedit_glue.runner import StageFailed
 from kedit_glue.study_file import Loaded, Planned, load_study, plan_cells
-from kedit_glue.study_report import About, Result, said
+from kedit_glue.study_grid import said
+from kedit_glue.study_report import About, Result
 
 EXAMPLES = """a study file:
   name: weights
@@ -89,7 +90,7 @@ def show_cells(loaded: Loaded, planned: Sequence[Planned], done: Mapping[str, An
     display.say(f"{loaded.study.name}: {len(planned)} cells of {loaded.recipe}, their recipes checked, nothing started")
     display.say(f"in every cell: {said(loaded.study.set)}")
     for number, each in enumerate(planned, 1):
-        marks = "  (baseline)" * (each.cell.name == loaded.baseline) + "  (done)" * (each.cell.name in done)
+        marks = "  (baseline)" * (each.cell.group == loaded.baseline) + "  (done)" * (each.cell.name in done)
         display.say(f"{number:3}. {each.cell.name}{marks}")
         display.say(f"       sets:   {said(each.cell.settings)}")
         display.say(f"       writes: {each.folder}")
@@ -130,11 +131,11 @@ class Cells:
     def table(self) -> dict[str, Any]:
         study = self.loaded.study
         results = [
-            Result(name, each.cell.settings, self.documents.get(name), self._cause(name))
+            Result(name, each.cell.settings, self.documents.get(name), self._cause(name), each.cell.at, each.cell.group)
             for each in self.planned
             for name in [each.cell.name]
         ]
-        about = About(study.name, study.recipe, self.loaded.baseline, study.set, tuple(study.axes))
+        about = About(study.name, study.recipe, self.loaded.baseline, study.set, tuple(study.axes), study.collect)
         return study_report.table(about, results)
 
     def _cause(self, name: str) -> str:
@@ -145,10 +146,10 @@ class Cells:
         document = self.table()
         write_json(self.folder / "study.json", document)
         drawn = study_report.draw(self.folder / "study.svg", document["cells"])
-        write_text(self.folder / "study.md", study_report.markdown(document, "study.svg" if drawn else ""))
+        write_text(self.folder / "study.md", study_text.markdown(document, "study.svg" if drawn else ""))
 
     def show(self, display: Display) -> None:
-        for part in study_report.terminal(self.table()):
+        for part in study_text.terminal(self.table()):
             display.console.print(part, markup=False, emoji=False)
         if (self.folder / "study.md").is_file():
             display.say(f"tables: {self.folder / 'study.md'}")

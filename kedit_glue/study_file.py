@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from kedit_glue import strict_yaml
+from kedit_glue import metrics, strict_yaml
 from kedit_glue.problems import SET_PREFIX, UNKNOWN_KEY, Problem, RecipeError, did_you_mean
 from kedit_glue.recipe import Recipe, load_recipe
 from kedit_glue.recipe_errors import Draft
@@ -20,9 +18,16 @@ from kedit_glue.recipe_keys import Section
 from kedit_glue.recipe_schema import NAME, NAMES
 from kedit_glue.recipe_values import ValueProblem, collect
 from kedit_glue.strict_yaml import KeyPath, Positions
-from kedit_glue.study_report import labels, said, texts
+from kedit_glue.study_grid import Axis, Cell, grid, points, texts, with_seeds
 
 SETTINGS = "a mapping of a recipe's keys, such as {train.epochs: 5}"
+AXES = (
+    "a mapping of a recipe's keys to lists of values, such as {train.epochs: [5, 30]}, or of names to settings with "
+    "names, such as {data: {mine: {edits.source: my.csv}}}"
+)
+WITHOUT = "a list of combinations that are left out, such as {train.epochs: [30, 60], seed: 1}"
+SEEDS = "a list of whole numbers, each once"
+COLLECT = "a list of metrics' names (docs/scores.md), such as paraphrase.likelihood.score"
 CELLS = "a list of cells, such as {name: short, set: {train.epochs: 5}}"
 
 
@@ -53,11 +58,60 @@ def check_axes(value: Any) -> Any:
 
 def _check_axis(key: str, values: Any) -> None:
     _check_key(key, (key,))
-    if not isinstance(values, list) or not values:
+    if not isinstance(values, list | dict) or not values:
         raise ValueProblem((key,))
+    if isinstance(values, dict):
+        collect(_check_point, ((key, name, settings) for name, settings in values.items()))
+        return
     for at, value in enumerate(values):
         if value in values[:at]:
             raise ValueProblem((key, at), "the value is there twice", "each value once")
+
+
+def _check_point(key: str, name: Any, settings: Any) -> None:
+    """A named value of an axis."""
+    if not re.fullmatch(NAME, str(name)):
+        raise ValueProblem((key, name), allowed=NAMES)
+    if not isinstance(settings, dict):
+        raise ValueProblem((key, name), allowed=SETTINGS)
+    for one in settings:
+        _check_key(one, (key, name, one))
+
+
+def check_without(value: Any) -> Any:
+    if isinstance(value, list):
+        collect(_check_entry, enumerate(value))
+    return value
+
+
+def _check_entry(at: int, entry: Any) -> None:
+    if not isinstance(entry, dict) or not entry:
+        raise ValueProblem((at,))
+
+
+def check_seeds(value: Any) -> Any:
+    if isinstance(value, list):
+        collect(_check_seed, ((at, value) for at in range(len(value))))
+    return value
+
+
+def _check_seed(at: int, seeds: Sequence[Any]) -> None:
+    if isinstance(seeds[at], bool) or not isinstance(seeds[at], int):
+        raise ValueProblem((at,))
+    if seeds[at] in seeds[:at]:
+        raise ValueProblem((at,), "the seed is there twice", "each seed once")
+
+
+def check_collect(value: Any) -> Any:
+    if isinstance(value, list):
+        collect(_check_metric, enumerate(value))
+    return value
+
+
+def _check_metric(at: int, name: Any) -> None:
+    if name not in metrics.METRICS:
+        hint = did_you_mean(str(name), metrics.METRICS)
+        raise ValueProblem((at,), f"there is no metric {name}", "a name of docs/scores.md", hint)
 
 
 def check_cells(value: Any) -> Any:
@@ -100,53 +154,21 @@ class Study(Section):
     name: str = _key(..., NAMES, strict=True, pattern=f"^{NAME}$")
     recipe: str = _key(..., "a file that exists, relative to the study's folder or the current one", strict=True)
     set: Annotated[dict[str, Any], BeforeValidator(check_set)] = _key({}, SETTINGS)
-    axes: Annotated[dict[str, list[Any]], BeforeValidator(check_axes)] = _key(
-        {}, "a mapping of a recipe's keys to lists of values, such as {train.epochs: [5, 30]}"
-    )
+    axes: Annotated[dict[str, Axis], BeforeValidator(check_axes)] = _key({}, AXES)
+    without: Annotated[tuple[dict[str, Any], ...], BeforeValidator(check_without)] = _key((), WITHOUT)
+    seeds: Annotated[tuple[int, ...], BeforeValidator(check_seeds)] = _key((), SEEDS)
+    collect: Annotated[tuple[str, ...], BeforeValidator(check_collect)] = _key((), COLLECT)
     cells: Annotated[tuple[Named, ...], BeforeValidator(check_cells)] = _key((), CELLS)
     baseline: str | None = _key(None, "a cell's name, or null for the first cell", strict=True)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of a study: its name, and what it changes."""
-
-    name: str
-    settings: Mapping[str, Any]
-    places: Mapping[str, KeyPath]
-    """Where each setting stands in the study's file."""
-
-
-def grid(axes: Mapping[str, Sequence[Any]]) -> list[Cell]:
-    """A cell for each combination of the axes' values, the last axis fastest; none without axes."""
-    if not axes:
-        return []
-    short = labels(list(axes))
-    found = []
-    for picks in itertools.product(*(enumerate(values) for values in axes.values())):
-        chosen = dict(zip(axes, picks, strict=True))
-        settings = {key: value for key, (_, value) in chosen.items()}
-        places: dict[str, KeyPath] = {key: ("axes", key, at) for key, (at, _) in chosen.items()}
-        words = (f"{short[key]}-{strict_yaml.dump(value, flow=True)}" for key, value in settings.items())
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(words)).strip("._-")
-        found.append(Cell(name, settings, places))
-    names = [cell.name for cell in found]
-    return [cell if names.count(cell.name) == 1 and len(cell.name) <= 64 else _distinct(cell) for cell in found]
-
-
-def _distinct(cell: Cell) -> Cell:
-    """A cell whose name would be another's, or too long: with a mark of its settings."""
-    mark = hashlib.sha256(said(cell.settings).encode()).hexdigest()[:6]
-    return replace(cell, name=f"{cell.name[:57]}-{mark}")
-
-
 def cells_of(study: Study) -> list[Cell]:
-    """The grid's cells, then those with names of their own."""
+    """The grid's cells, then those with names of their own, each for every seed."""
     named = [
         Cell(cell.name, cell.set, {key: ("cells", at, "set", key) for key in cell.set})
         for at, cell in enumerate(study.cells)
     ]
-    return [*grid(study.axes), *named]
+    return with_seeds([*grid(study.axes, study.without), *named], study.seeds)
 
 
 @dataclass(frozen=True)
@@ -161,7 +183,8 @@ class Loaded:
 
     @property
     def baseline(self) -> str:
-        return self.study.baseline or self.cells[0].name
+        """Name of the cell, without its seed, that the others are compared with."""
+        return self.study.baseline or self.cells[0].group
 
 
 def load_study(path: Path) -> Loaded:
@@ -173,14 +196,20 @@ def load_study(path: Path) -> Loaded:
     except ValidationError as error:
         draft.add_pydantic(error)
         raise RecipeError(draft.problems, str(path)) from None
+    for place, found, allowed, hint in _misses(study):
+        draft.add(place, found, allowed, hint, at_value=True)
+    if draft.problems:
+        raise RecipeError(draft.problems, str(path))
     cells = cells_of(study)
-    names = [cell.name for cell in cells]
     if not cells:
         draft.add((), "there is no cell", "axes, cells, or both")
-    for at, cell in enumerate(study.cells, len(cells) - len(study.cells)):
-        if cell.name in names[:at]:
-            place = ("cells", at - len(cells) + len(study.cells), "name")
-            draft.add(place, f"{cell.name} is another cell's name, too", "each name once", at_value=True)
+    names = [cell.name for cell in grid(study.axes, study.without)]
+    for at, cell in enumerate(study.cells):
+        if cell.name in names:
+            draft.add(
+                ("cells", at, "name"), f"{cell.name} is another cell's name, too", "each name once", at_value=True
+            )
+        names.append(cell.name)
     if study.baseline is not None and study.baseline not in names:
         hint = did_you_mean(study.baseline, names)
         draft.add(("baseline",), f"there is no cell {study.baseline}", ", ".join(names), hint, at_value=True)
@@ -192,6 +221,33 @@ def load_study(path: Path) -> Loaded:
     if recipe is None or draft.problems:
         raise RecipeError(draft.problems, str(path))
     return Loaded(path, study, recipe, cells, positions)
+
+
+def _misses(study: Study) -> list[tuple[KeyPath, str, str, str]]:
+    """What keys say of each other that cannot be: place, what was found, what is allowed, a hint."""
+    found: list[tuple[KeyPath, str, str, str]] = []
+    for at, entry in enumerate(study.without):
+        for name, asked in entry.items():
+            if name not in study.axes:
+                hint = did_you_mean(name, study.axes)
+                found.append((("without", at, name), f"there is no axis {name}", ", ".join(study.axes), hint))
+                continue
+            there = list(study.axes[name])
+            for value in asked if isinstance(asked, list) else [asked]:
+                if value not in there:
+                    words = ", ".join(map(str, there))
+                    found.append((("without", at, name), f"the axis has no value {value}", words, ""))
+    owners: dict[str, KeyPath] = {}
+    for point in (point for name, axis in study.axes.items() for point in points(name, axis, "")):
+        for key, place in point.places.items():
+            if owners.setdefault(key, place)[:2] != place[:2]:
+                found.append((place, f"the axis {owners[key][1]} sets this key, too", "each key in one axis", ""))
+    if study.seeds:
+        named = {key: ("cells", at, "set", key) for at, cell in enumerate(study.cells) for key in cell.set}
+        places = {key: ("set", key) for key in study.set} | owners | named
+        if "seed" in places:
+            found.append((places["seed"], "seeds: sets this key", "one of them", ""))
+    return found
 
 
 # -- its cells' recipes -------------------------------------------------------------------------

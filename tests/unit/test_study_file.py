@@ -11,14 +11,22 @@ import pytest
 
 from kedit_glue import strict_yaml
 from kedit_glue.problems import RecipeError
-from kedit_glue.study_file import Loaded, grid, load_study, plan_cells
+from kedit_glue.study_file import Loaded, load_study, plan_cells
+from kedit_glue.study_grid import grid, with_seeds
 
 HERE = Path(__file__).resolve().parents[2]
 HEAD = "name: try\nrecipe: recipe.yaml\n"
 RECIPE = "name: base\nmodel: smollm2-135m\nedits: {source: facts.json, batch_size: 4}\nseed: 3\n"
 NAMES = "letters, digits, '.', '_' and '-', at most 64 of them, a letter or digit first"
 CELLS = "a list of cells, such as {name: short, set: {train.epochs: 5}}"
-AXES = "a mapping of a recipe's keys to lists of values, such as {train.epochs: [5, 30]}"
+AXES = (
+    "a mapping of a recipe's keys to lists of values, such as {train.epochs: [5, 30]}, or of names to settings with "
+    "names, such as {data: {mine: {edits.source: my.csv}}}"
+)
+WITHOUT = "a list of combinations that are left out, such as {train.epochs: [30, 60], seed: 1}"
+SEEDS = "a list of whole numbers, each once"
+QUOTES = 'if it is text, put it in quotes: "3"'
+KEYS = "name, recipe, set, axes, without, seeds, collect, cells, baseline"
 SETTINGS = "a mapping of a recipe's keys, such as {train.epochs: 5}"
 METHODS = {"task_arithmetic": frozenset({"weight", "density"}), "passthrough": frozenset({"scale"})}
 Make = Callable[[str], Path]
@@ -56,7 +64,7 @@ BAD: list[tuple[str, str]] = [
     (f"{HEAD}axes: {{}}\ncells: []", "  there is no cell; allowed: axes, cells, or both"),
     (
         f"{HEAD}axis: {{seed: [1]}}",
-        ":3:1  axis: unknown key; known here: name, recipe, set, axes, cells, baseline; did you mean 'axes'?",
+        f":3:1  axis: unknown key; known here: {KEYS}; did you mean 'axes'?",
     ),
     (f"{HEAD}axes: [seed]", f":3:7  axes: [seed] (list); allowed: {AXES}"),
     (f"{HEAD}axes: 1", f":3:7  axes: 1 (whole number); allowed: {AXES}"),
@@ -103,6 +111,38 @@ BAD: list[tuple[str, str]] = [
     (f"{HEAD}axes: {{seed: [1}}", ":3:14  '[' is not closed; allowed: [one, two]"),
     (f"{HEAD}axes: {{seed: [1], seed: [2]}}", ":3:19  axes.seed: the key is there twice (first in line 3); "
                                              "allowed: each key once"),
+    (f"{HEAD}axes: {{data: {{a b: {{seed: 1}}}}}}", f":3:20  axes.data.a b: {{seed: 1}} (mapping); allowed: {NAMES}"),
+    (f"{HEAD}axes: {{data: {{a: 3}}}}", f":3:18  axes.data.a: 3 (whole number); allowed: {SETTINGS}"),
+    (
+        f"{HEAD}axes: {{data: {{a: {{name: x}}}}}}",
+        f":3:25  axes.data.a.name: the study sets this key itself; allowed: {AXES}",
+    ),
+    (
+        f"{HEAD}axes: {{seed: [1], data: {{a: {{seed: 2}}}}}}",
+        ":3:36  axes.data.a.seed: the axis seed sets this key, too; allowed: each key in one axis",
+    ),
+    (f"{HEAD}axes: {{seed: [1]}}\nwithout: 3", f":4:10  without: 3 (whole number); allowed: {WITHOUT}; {QUOTES}"),
+    (f"{HEAD}axes: {{seed: [1]}}\nwithout: [x]", f":4:11  without[0]: x (text); allowed: {WITHOUT}"),
+    (
+        f"{HEAD}axes: {{seed: [1, 2]}}\nwithout: [{{sead: 1}}]",
+        ":4:18  without[0].sead: there is no axis sead; allowed: seed; did you mean 'seed'?",
+    ),
+    (
+        f"{HEAD}axes: {{seed: [1, 2]}}\nwithout: [{{seed: [1, 3]}}]",
+        ":4:18  without[0].seed: the axis has no value 3; allowed: 1, 2",
+    ),
+    (f"{HEAD}axes: {{seed: [1]}}\nwithout: [{{seed: 1}}]", "  there is no cell; allowed: axes, cells, or both"),
+    (f"{HEAD}cells: [{{name: x}}]\nseeds: [1, a]", f":4:12  seeds[1]: a (text); allowed: {SEEDS}"),
+    (f"{HEAD}cells: [{{name: x}}]\nseeds: [1, 1]", ":4:12  seeds[1]: the seed is there twice; allowed: each seed once"),
+    (
+        f"{HEAD}axes: {{seed: [1]}}\nseeds: [1, 2]",
+        ":3:15  axes.seed[0]: seeds: sets this key; allowed: one of them",
+    ),
+    (
+        f"{HEAD}cells: [{{name: x}}]\ncollect: [edit_success.teacher_forced.token_acuracy]",
+        ":4:11  collect[0]: there is no metric edit_success.teacher_forced.token_acuracy; allowed: a name of "
+        "docs/scores.md; did you mean 'edit_success.teacher_forced.token_accuracy'?",
+    ),
 ]  # fmt: skip
 
 
@@ -137,6 +177,37 @@ def test_names_that_would_be_the_same_or_too_long_are_marked() -> None:
     assert len(set(names)) == 4 and names[3] == "a-z"
     assert all(re.fullmatch(r"a-[a-z0-9-]{1,56}-[0-9a-f]{6}", name) and len(name) <= 64 for name in names[:3])
     assert [cell.name for cell in grid({"a": [{"x": 1}, ["x", 1], "y" * 80]})] == names[:3]  # and the same each time
+
+
+DATA = {"mine": {"edits.source": "a.csv", "edits.format": "csv"}, "zsre": {"edits.source": "z.json"}}
+
+
+def test_an_axis_of_settings_with_names() -> None:
+    first, second, *_ = found = grid({"data": DATA, "edits.batch_size": [1, 10]})
+    assert [c.name for c in found] == [f"{data}_batch_size-{n}" for data in DATA for n in (1, 10)]
+    assert first.settings == {"edits.source": "a.csv", "edits.format": "csv", "edits.batch_size": 1}
+    assert first.places["edits.format"] == ("axes", "data", "mine", "edits.format")
+    assert second.at == {"data": "mine", "edits.batch_size": 10}
+
+
+def test_combinations_are_left_out_where_all_is_met() -> None:
+    axes = {"method": ["rome", "memit"], "edits.batch_size": [1, 10, 100]}
+    without = [{"method": "rome", "edits.batch_size": [10, 100]}, {"edits.batch_size": 100}]
+    assert [tuple(cell.at.values()) for cell in grid(axes, without)] == [("rome", 1), ("memit", 1), ("memit", 10)]
+
+
+def test_each_seed_is_a_cell_of_the_same_group() -> None:
+    found = with_seeds(grid({"train.epochs": [5, 30]}), [0, 7])
+    assert [c.name for c in found] == [f"epochs-{e}_seed-{s}" for e in (5, 30) for s in (0, 7)]
+    assert [c.group for c in found] == ["epochs-5", "epochs-5", "epochs-30", "epochs-30"]
+    assert found[1].settings == {"train.epochs": 5, "seed": 7} and found[1].places["seed"] == ("seeds", 1)
+    assert [c.group for c in with_seeds(grid({"train.epochs": [5]}), [])] == ["epochs-5"]
+
+
+def test_a_baseline_is_named_without_its_seed(make: Make) -> None:
+    loaded = load_study(make(f"{HEAD}cells: [{{name: a}}, {{name: b}}]\nseeds: [1, 2]\nbaseline: b"))
+    assert [cell.name for cell in loaded.cells] == ["a_seed-1", "a_seed-2", "b_seed-1", "b_seed-2"]
+    assert loaded.baseline == "b"
 
 
 def cells(make: Make, text: str, *values: str) -> tuple[Loaded, list[Any]]:

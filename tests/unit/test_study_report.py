@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from kedit_glue.metrics import GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
-from kedit_glue.study_report import About, Result, draw, labels, markdown, rows, said, table, terminal
+from kedit_glue.study_grid import labels, said
+from kedit_glue.study_report import About, Result, draw, rows, table
+from kedit_glue.study_text import markdown, terminal
 
 ABOUT = About("try", "../recipe.yaml", "a", {"edits.limit": 3}, ["train.epochs"])
 CHOICES = {"metric": "acc", "change": -0.025, "change_95": [-0.068, 0.018], "noise": True}
@@ -42,8 +44,8 @@ def scores_of(success: list[float], locality: list[dict[str, float | None]], ste
 A = scores_of([0.5, 1.0, 0.0], [{"near": 1.0, "far": 0.5}, {"near": 0.5, "far": None}, {"near": 1.0}])
 B = scores_of([1.0, 1.0, 0.75], [{"near": 0.5, "far": 0.0}, {"near": 0.0, "far": None}, {"near": 0.5}], steps=9)
 RESULTS = [
-    Result("a", {"train.epochs": 1}, A),
-    Result("b", {"train.epochs": 3}, B),
+    Result("a", {"train.epochs": 1}, A, at={"train.epochs": 1}),
+    Result("b", {"train.epochs": 3}, B, at={"train.epochs": 3}),
     Result("c", {"merge.method": "ties"}, None, "batch 1 of 1: merge: exit code 3"),
 ]
 
@@ -61,7 +63,12 @@ def test_a_row_holds_means_intervals_and_cost() -> None:
     assert PORTABILITY not in first["metrics"]
     assert (first["optimizer_steps"], first["train_seconds"], first["merge_seconds"]) == (7, 11.5, 2.25)
     assert first["all_seconds"] == 90.0 and first["general"]["text"] is TEXT
-    assert last == {"cell": "c", "settings": {"merge.method": "ties"}, "cause": "batch 1 of 1: merge: exit code 3"}
+    assert last == {
+        "cell": "c",
+        "settings": {"merge.method": "ties"},
+        "at": {},
+        "cause": "batch 1 of 1: merge: exit code 3",
+    }
 
 
 def test_the_harmonic_mean_has_retained_ability_in_it() -> None:
@@ -118,13 +125,13 @@ def test_markdown() -> None:
     assert lines[:3] == ["# try: a study of ../recipe.yaml", "", "In every cell: edits.limit=3."]
     assert lines[4:9] == [
         "| cell | epochs | edit success | generalization | locality | choices (points) | text (%) | H | steps | "
-        "s a fact | peak GB | train | merge | all |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| a | 1 | 50.0±56.6 | 37.5±24.5 | 75.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | - | 7 | 4.58 | - | "
+        "s a fact | peak GB | MB changed | MB beside | train | merge | all |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| a | 1 | 50.0±56.6 | 37.5±24.5 | 75.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | - | 7 | - | - | - | - | "
         "12 s | 2 s | 1 min 30 s |",
-        "| b | 3 | 91.7±16.3 | 50.0±0.0 | 25.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | - | 11 | 4.58 | - | "
+        "| b | 3 | 91.7±16.3 | 50.0±0.0 | 25.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | - | 11 | - | - | - | - | "
         "12 s | 2 s | 1 min 30 s |",
-        "| c | - | - | - | - | - | - | - | - | - | - | - | - | - |",
+        "| c | - | - | - | - | - | - | - | - | - | - | - | - | - | - | - |",
     ]
     assert "- c: batch 1 of 1: merge: exit code 3" in lines
     assert "![locality against generalization](study.svg)" in lines
@@ -147,7 +154,7 @@ def test_the_terminal_shows_both_tables_and_what_is_missing() -> None:
 
 
 def test_before_any_result_there_are_tables_all_the_same() -> None:
-    document = table(ABOUT, [Result("a", {"train.epochs": 1}, None, "not run yet")])
+    document = table(ABOUT, [Result("a", {"train.epochs": 1}, None, "not run yet", {"train.epochs": 1})])
     assert "| a | 1 | - | - | - | - |" in markdown(document)
     assert [str(part) for part in terminal(document)] == ["\nwithout a result:\n  a: not run yet"]
 
@@ -186,3 +193,41 @@ def test_what_editing_cost_stands_beside_the_scores() -> None:
     wanted = {"s a fact": "1.25", "peak GB": "-", "MB changed": "7.5", "MB beside": "0.0"}
     assert {head: first[columns[head]].strip() for head in wanted} == wanted
     assert {second[columns[head]].strip() for head in wanted} == {"-"}
+
+
+def test_cells_that_differ_in_their_seed_are_one_row() -> None:
+    one = scores_of([0.5, 1.0], [{"near": 1.0}, {"near": 1.0}], steps=5)
+    two = scores_of([1.0, 1.0], [{"near": 0.5}, {"near": 1.0}], steps=9)
+    for document, change in ((one, 0.01), (two, 0.03)):
+        document["after"]["general_change"]["text"] = {**TEXT, "change": change}
+    results = [
+        Result("a_seed-0", {"x": 1, "seed": 0}, one, group="a"),
+        Result("a_seed-1", {"x": 1, "seed": 1}, two, group="a"),
+        Result("a_seed-2", {"x": 1, "seed": 2}, None, "no room", group="a"),
+        Result("b_seed-0", {"x": 2, "seed": 0}, one, group="b"),
+        Result("b_seed-1", {"x": 2, "seed": 1}, None, "no room", group="b"),
+    ]
+    document = table(About("try", "r.yaml", "b"), results)
+    first, second = document["cells"]
+    assert (first["cell"], first["settings"], first["cause"]) == ("a", {"x": 1}, "a_seed-2: no room")
+    assert first["runs"] == {"a_seed-0": 0, "a_seed-1": 1} and second["runs"] == {"b_seed-0": 0}
+    # the facts' means over both seeds: 0.75 and 1; the seeds' own means: 0.75 and 1, t(0.975, 1) = 12.706
+    found = first["metrics"][SUCCESS]
+    assert found["mean"] == 0.875 and found["half_95"] == pytest.approx(1.96 * 0.125)
+    assert found["seeds_95"] == pytest.approx(12.706 * 0.125, rel=1e-4)
+    assert first["general"]["text"]["change"] == pytest.approx(0.02)
+    assert first["optimizer_steps"] == 9
+    assert second["metrics"][SUCCESS]["mean"] == 0.75 and "seeds_95" not in second["metrics"][SUCCESS]
+    # fact by fact: 0.75 - 0.5, 1 - 1
+    assert document["differences"][0]["metrics"][SUCCESS]["difference"] == pytest.approx(0.125)
+    assert "mean over seeds" in markdown(document)
+
+
+def test_metrics_that_are_asked_for_stand_beside_the_usual_ones() -> None:
+    asked = "edit_success.teacher_forced.perplexity"
+    known = scores_of([1.0], [{"near": 1.0}])
+    known["facts"][0]["after"][asked] = 4.25
+    document = table(About("try", "r.yaml", "a", collect=[asked]), [Result("a", {}, known)])
+    shown = markdown(document)
+    assert f"| {asked} |" in shown and "| 4.250 |" in shown  # no share: not in per cent
+    assert f"(`{asked}`)" in shown
