@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,18 +171,20 @@ def no_room(run: Run, nodes: Sequence[Mapping[str, Any]]) -> str | None:
     )
 
 
-def follow(ray: Any, runs: Sequence[Run], display: Display) -> None:
-    """Hand out the runs and show what they do until all have ended."""
+def follow(ray: Any, runs: Sequence[Run], display: Display, ready: Callable[[Run], bool] = lambda _: True) -> None:
+    """Hand out the runs, each as soon as it is ``ready``, and show what they do until all have ended."""
     task = ray.remote(ray_task.take_up)
     waiting: dict[Any, Run] = {}
     nodes = ray.nodes()
     try:
-        for run in runs:
-            ray_task.place(run.order)
-            if said := no_room(run, nodes):
-                show(run, [said], display)
-            waiting[task.options(**run.asks).remote(run.order)] = run
-        while waiting:
+        left = list(runs)
+        while waiting or left:
+            for run in [run for run in left if ready(run)]:
+                left.remove(run)
+                ray_task.place(run.order)
+                if said := no_room(run, nodes):
+                    show(run, [said], display)
+                waiting[task.options(**run.asks).remote(run.order)] = run
             time.sleep(POLL_SECONDS)  # not in ray.wait, whose KeyboardInterrupt does not say whether it was SIGTERM
             ended, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
             for reference in ended:

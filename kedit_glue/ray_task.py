@@ -49,6 +49,8 @@ class Order:
     overrides: tuple[str, ...]
     gpus: int
     token: str
+    beside: tuple[str, ...] = ()
+    """Folders of other runs, whose stages may be taken over."""
 
     @property
     def attempts(self) -> Path:
@@ -146,6 +148,7 @@ def start(order: Order, out: int) -> subprocess.Popen[bytes]:
     Ray 2.60 hides none from a task without GPUs (ray/_private/accelerators/accelerator.py:5).
     """
     values = [word for value in order.overrides for word in ("--set", value)]
+    values += [word for folder in order.beside for word in ("--beside", folder)]
     hidden: Mapping[str, str] = {} if order.gpus else {"CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         [sys.executable, "-m", "kedit_glue.ray_task", str(os.getpid()), order.recipe, *values],

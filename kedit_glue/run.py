@@ -87,6 +87,14 @@ def parser() -> argparse.ArgumentParser:
         help="a recipe value, e.g. train.epochs=5; repeatable",
     )
     made.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="RUN",
+        help="another run's folder: a stage that it did with the same inputs is taken over; repeatable",
+    )
+    made.add_argument(
         "--explain", action="store_true", help="print every recipe key with its meaning, range and default"
     )
     return made
@@ -119,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.fresh,
                 options.force,
                 options.from_batch,
+                elsewhere=tuple(folder.resolve() for folder in options.beside),
             ),
             display,
         )

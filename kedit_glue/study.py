@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import job, strict_yaml, study_report, study_text
+from kedit_glue import job, strict_yaml, study_estimate, study_report, study_text
 from kedit_glue.atomic import write_json, write_text
+from kedit_glue.disk_use import disk_use
 from kedit_glue.execute import OutputMissing
 from kedit_glue.job import Options
 from kedit_glue.locks import held
-from kedit_glue.problems import CannotStart
-from kedit_glue.progress import Display
+from kedit_glue.problems import CannotStart, did_you_mean
+from kedit_glue.progress import Display, duration
 from kedit_glue.recipe import normalized
 from kedit_glue.run import USER_ERRORS, again, any_terminal, guarded
 from kedit_glue.runner import StageFailed
@@ -35,6 +38,13 @@ EXAMPLES = """a study file:
   axes:                                  # a cell for each combination
     merge.parameters.weight: [0.6, 0.8, 1.0]
     train.epochs: [5, 30]
+    data:                                # or settings with names
+      mine: {edits.source: my_facts.csv}
+      other: {edits.source: other.csv, edits.limit: 50}
+  without:                               # combinations that are left out
+    - {merge.parameters.weight: [0.6, 0.8], train.epochs: 5}
+  seeds: [0, 1, 2]                       # each cell so often; the tables show means over them
+  collect: [paraphrase.likelihood.score] # metrics in the tables beside the usual ones
   cells:                                 # and, or instead, cells by name
     - {name: no-merge, set: {merge.method: passthrough, merge.parameters: {}}}
   baseline: no-merge                     # what the others are compared with; left out: the first cell
@@ -57,6 +67,7 @@ def run_study(arguments: argparse.Namespace, display: Display) -> int:
     if arguments.dry_run:
         show_cells(loaded, planned, documents, display)
         return 0
+    chosen = select(planned, arguments.only)
     study = Cells(loaded, planned, folder, documents)
     if arguments.table:
         if documents:
@@ -64,13 +75,31 @@ def run_study(arguments: argparse.Namespace, display: Display) -> int:
         study.show(display)
         return 0
     with held(folder, display.say):
-        study.run(arguments.fresh, display)
+        if arguments.on == "ray":
+            study.run_on_ray(chosen, arguments.address, display)
+        else:
+            study.run(chosen, arguments.fresh, display)
     study.show(display)
     if study.causes:
-        display.say(f"\n{len(study.causes)} of {len(planned)} cells failed")
-        command = again("kedit_glue.study", loaded.file, arguments.set)
-        display.say(f"  what was finished stays; to go on: {command}")
+        display.say(f"\n{len(study.causes)} of {len(chosen)} cells failed")
+        display.say(f"  what was finished stays; to go on: {go_on(arguments)}")
     return 1 if study.causes else 0
+
+
+def go_on(given: argparse.Namespace) -> str:
+    """The command that goes on where this one stopped."""
+    more = [word for name in given.only for word in ("--only", name)]
+    more += ["--on", given.on, "--address", given.address] if given.on != "here" else []
+    return " ".join([again("kedit_glue.study", given.study, given.set), *map(shlex.quote, more)])
+
+
+def select(planned: Sequence[Planned], names: Sequence[str]) -> list[Planned]:
+    """The cells of these names, with or without their seeds; all of them without names. Raises CannotStart."""
+    known = [name for each in planned for name in dict.fromkeys((each.cell.name, each.cell.group))]
+    for name in names:
+        if name not in known:
+            raise CannotStart(f"--only {name}: there is no such cell; {did_you_mean(name, known) or 'see --dry-run'}")
+    return [each for each in planned if not names or {each.cell.name, each.cell.group} & set(names)]
 
 
 def finished(planned: Planned) -> dict[str, Any] | None:
@@ -86,7 +115,13 @@ def finished(planned: Planned) -> dict[str, Any] | None:
 
 
 def show_cells(loaded: Loaded, planned: Sequence[Planned], done: Mapping[str, Any], display: Display) -> None:
-    """``--dry-run``: each cell, what it changes, its folder."""
+    """``--dry-run``: each cell, what it changes, its folder; what those that are done say of the others."""
+    measured = [
+        study_estimate.measured(done[each.cell.name], disk_use(each.folder).own)
+        for each in planned
+        if each.cell.name in done
+    ]
+    guesses: list[study_estimate.Expected | None] = []
     display.say(f"{loaded.study.name}: {len(planned)} cells of {loaded.recipe}, their recipes checked, nothing started")
     display.say(f"in every cell: {said(loaded.study.set)}")
     for number, each in enumerate(planned, 1):
@@ -94,6 +129,25 @@ def show_cells(loaded: Loaded, planned: Sequence[Planned], done: Mapping[str, An
         display.say(f"{number:3}. {each.cell.name}{marks}")
         display.say(f"       sets:   {said(each.cell.settings)}")
         display.say(f"       writes: {each.folder}")
+        if each.cell.name in done:
+            continue
+        guesses.append(study_estimate.expected(each.recipe.method, each.recipe.edits.limit, measured))
+        if guess := guesses[-1]:
+            display.say(f"       takes:  about {duration(guess.seconds)}, {guess.size / 1e9:.1f} GB")
+    if total := study_estimate.added(guesses):
+        free = shutil.disk_usage(existing(planned[0].folder)).free
+        display.say(
+            f"still to do: {len(guesses)} cells, about {duration(total.seconds)} one after another and "
+            f"{total.size / 1e9:.1f} GB at most, by the {len(measured)} that are done (in proportion to their facts); "
+            f"{free / 1e9:.0f} GB are free"
+        )
+    elif guesses:
+        display.say(f"still to do: {len(guesses)} cells; run one (--only {planned[0].cell.name}) to see what they take")
+
+
+def existing(folder: Path) -> Path:
+    """The nearest folder above that is there."""
+    return next(one for one in (folder, *folder.parents) if one.is_dir())
 
 
 @dataclass
@@ -106,14 +160,14 @@ class Cells:
     documents: dict[str, dict[str, Any]]
     causes: dict[str, str] = field(default_factory=dict)
 
-    def run(self, fresh: bool, display: Display) -> None:
-        """Run every cell; one that fails is noted, and the next one begins."""
+    def run(self, chosen: Sequence[Planned], fresh: bool, display: Display) -> None:
+        """Run these cells; one that fails is noted, and the next one begins."""
         online = any(job.needs_hub(each.recipe) for each in self.planned)
         done: list[Path] = []
-        for number, each in enumerate(self.planned, 1):
+        for number, each in enumerate(chosen, 1):
             name = each.cell.name
             display.log, display.events = self.folder / "log.txt", None
-            display.say(f"\ncell {number} of {len(self.planned)}: {name} ({said(each.cell.settings)})", style="bold")
+            display.say(f"\ncell {number} of {len(chosen)}: {name} ({said(each.cell.settings)})", style="bold")
             beside = done if fresh else [other.folder for other in self.planned if other is not each]
             options = Options(self.loaded.recipe, each.overrides, fresh=fresh, elsewhere=tuple(beside), online=online)
             self.documents.pop(name, None)
@@ -127,6 +181,21 @@ class Cells:
             done.append(each.folder)
             self.write()
         display.log, display.events = self.folder / "log.txt", None
+
+    def run_on_ray(self, chosen: Sequence[Planned], address: str, display: Display) -> None:
+        """Run these cells on a cluster, less those that are done."""
+        from kedit_glue.study_ray import run_cells
+
+        left = [each for each in chosen if each.cell.name not in self.documents]
+        beside = [each.folder for each in self.planned]
+        runs = run_cells(self.loaded.recipe, left, beside, address, display) if left else []
+        for each, run in zip(left, runs, strict=True):
+            document = finished(each)
+            if document is not None:
+                self.documents[each.cell.name] = document
+            else:
+                self.causes[each.cell.name] = run.outcome.said if run.outcome else NOT_YET
+        self.write()
 
     def table(self) -> dict[str, Any]:
         study = self.loaded.study
@@ -168,6 +237,19 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--table", action="store_true", help="only write the tables again, from the cells that are done")
     one.add_argument("--fresh", action="store_true", help="forget what the cells' runs did before")
     made.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="CELL",
+        help="run this cell alone, by its name or that without the seed; repeatable",
+    )
+    made.add_argument("--on", choices=("here", "ray"), default="here", help="where the cells run (docs/clusters.md)")
+    made.add_argument(
+        "--address",
+        default="auto",
+        help="of the Ray cluster: auto (the default: RAY_ADDRESS, or the one this machine is in), HOST:PORT or local",
+    )
+    made.add_argument(
         "--set",
         action="append",
         default=[],
@@ -181,8 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     any_terminal()
     given = parser().parse_args(arguments)
+    if given.fresh and given.on == "ray":
+        parser().error("--fresh does not go with --on ray: delete the cells' folders")
     display = Display(None)
-    return guarded(lambda: run_study(given, display), display, again("kedit_glue.study", given.study, given.set))
+    return guarded(lambda: run_study(given, display), display, go_on(given))
 
 
 if __name__ == "__main__":

@@ -179,6 +179,32 @@ def test_a_run_that_fails_is_not_tried_again_and_stops_no_other(cluster: Cluster
     assert f"1 of 2 runs failed\n  what was finished stays; to go on: python -m kedit_glue.on_ray {one} {two}" in said
 
 
+def test_a_studys_cells_finish_though_a_worker_is_killed(cluster: Cluster) -> None:
+    cluster.recipe("varied")
+    study = {"name": "grid", "recipe": "varied.yaml", "axes": {"merge.parameters.weight": [0.4, 0.7, 1.0]}}
+    (cluster.folder / "grid.yaml").write_text(yaml.safe_dump(study))
+    cluster.tool.behave({"batch_002/train": "hang"})  # of the first cell: the others adopt its training's beginning
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "kedit_glue.study", "grid.yaml", "--on", "ray", "--address", cluster.address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=cluster.folder,
+    )
+    cluster.hanging()
+    cells = cluster.folder / "runs" / "grid"
+    [first] = attempts(cells / "weight-0.4")
+    cluster.tool.behave()
+    os.kill(first["pid"], signal.SIGKILL)
+    said = driver.communicate(timeout=240)[0]
+    assert driver.returncode == 0, said
+    assert [row[:2] for row in table(said)] == [[f"weight-{w}", "done"] for w in ("0.4", "0.7", "1.0")], said
+    assert len(attempts(cells / "weight-0.4")) == 2
+    assert "weight-0.7 | original model: score edits: taken from weight-0.4" in said
+    document = json.loads((cells / "study.json").read_text())
+    assert all(row["metrics"] for row in document["cells"])
+
+
 def test_a_driver_that_is_stopped_stops_its_runs(cluster: Cluster) -> None:
     cluster.tool.behave({"batch_001/train": "hang"})
     driver = cluster.start(cluster.recipe("one"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from kedit_glue import job, study
+from kedit_glue import job, on_ray, study
+from kedit_glue.on_ray import Run
+from kedit_glue.progress import Display
+from kedit_glue.ray_task import Outcome
 
 ONCE = ["base/score", "base/general"]
 MERGED = ["batch_001/merge", "batch_001/score", "batch_001/general"]
@@ -275,3 +279,71 @@ def test_the_hub_may_be_asked_in_every_cell_or_in_none(
     monkeypatch.setattr(job, "quiet_environment", lambda offline: seen.append(offline) or {})
     assert main() == 0
     assert seen == [False, False, False]
+
+
+# -- some of the cells, and elsewhere -----------------------------------------------------------
+
+
+def test_only_the_cells_that_are_named(bench: Bench, main: Main, capsys: Any) -> None:
+    bench.write(seeds=[1, 2])
+    assert main("--only", "weight-0.7", "--only", "weight-1.0_seed-2") == 0
+    assert [name for name, _ in bench.done()] == ["weight-0.7_seed-1", "weight-0.7_seed-2", "weight-1.0_seed-2"]
+    assert {row["cell"]: row.get("runs") for row in bench.document()["cells"]} == {
+        "weight-0.4": {},
+        "weight-0.7": {"weight-0.7_seed-1": 1, "weight-0.7_seed-2": 2},
+        "weight-1.0": {"weight-1.0_seed-2": 2},
+    }
+    capsys.readouterr()
+    assert main("--only", "weight-0.8") == 2
+    assert "--only weight-0.8: there is no such cell; did you mean 'weight-0.7'?" in capsys.readouterr().err
+    assert not bench.done()
+
+
+def test_a_cell_that_failed_is_run_again_alone(bench: Bench, main: Main, capsys: Any) -> None:
+    bench.behaviour = {"weight-0.7": {"batch_001/merge": "exit_3"}}
+    assert main("--only", "weight-0.7") == 1
+    assert f"to go on: python -m kedit_glue.study {bench.file} --only weight-0.7" in capsys.readouterr().out
+    bench.done()
+    bench.behaviour = {}
+    assert main("--only", "weight-0.7") == 0
+    assert [name for name, _ in bench.done()] == ["weight-0.7"]
+
+
+def test_a_dry_run_says_what_the_rest_will_take(bench: Bench, main: Main, capsys: Any) -> None:
+    assert main("--dry-run") == 0
+    assert "still to do: 3 cells; run one (--only weight-0.4) to see what they take" in capsys.readouterr().out
+    assert main("--only", "weight-0.4") == 0
+    capsys.readouterr()
+    assert main("--dry-run") == 0
+    out = capsys.readouterr().out
+    assert out.count("       takes:  about ") == 2
+    assert "still to do: 2 cells, about " in out and "by the 1 that are done (in proportion to their facts)" in out
+
+
+def test_cells_go_to_ray(bench: Bench, main: Main, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def follow(ray: Any, runs: Sequence[Run], display: Any, ready: Callable[[Run], bool]) -> None:
+        first, *others = runs
+        assert ready(first) and not any(map(ready, others)), "the first makes what the others share"
+        for run in runs:
+            folders = {Path(folder).name for folder in run.order.beside}
+            assert folders == set(NAMES) - {run.order.name}
+            if run.order.name == "weight-0.7":
+                run.outcome = Outcome(False, "a stage failed")
+                continue
+            bench.run(study.Options(Path(run.order.recipe), run.order.overrides), Display(None))
+            run.outcome = Outcome(True, "well")
+            assert all(map(ready, others))
+
+    monkeypatch.setattr(on_ray, "connect", lambda address: types.SimpleNamespace(shutdown=lambda: None))
+    monkeypatch.setattr(on_ray, "follow", follow)
+    assert main("--on", "ray", "--address", "local") == 1
+    assert [name for name, _ in bench.done()] == ["weight-0.4", "weight-1.0"]
+    causes = {row["cell"]: row["cause"] for row in bench.document()["cells"]}
+    assert causes == {"weight-0.4": "", "weight-0.7": "a stage failed", "weight-1.0": ""}
+    assert f"python -m kedit_glue.study {bench.file} --on ray --address local" in capsys.readouterr().out
+
+
+def test_what_no_task_can_do_is_said_before_anything_starts(bench: Bench, main: Main, capsys: Any) -> None:
+    bench.write(set={"edits.limit": 2, "device": "cuda"})
+    assert main("--on", "ray") == 2
+    assert "cell weight-0.4: device is cuda, while launch.ray.gpus is 0; nothing was started" in capsys.readouterr().err
