@@ -59,6 +59,7 @@ def _run(
     pending = {t.stage.name for t in todo if t.reason is not None}
     stands_on = {name for t in todo if t.reason is None for name in t.stage.after} & pending
     estimate, learned = Estimate(), 0
+    counts = any(t.stage.job.function == "train" for t in todo)
     for item in todo:
         if item.reason is not None:
             estimate.expect(item.stage.job.function, item.stage.size)
@@ -76,8 +77,9 @@ def _run(
                 display.tell("stage_adopted", stage=stage.name, taken_from=taken)
             else:
                 free = environment.disk_free(stage.output.parent)
+                known = learned if counts else None
                 standing = Standing(
-                    stage.name, number, len(todo), stage.batch, len(plan.batches), learned, facts, estimate.left(), free
+                    stage.name, number, len(todo), stage.batch, len(plan.batches), known, facts, estimate.left(), free
                 )
                 run_shown(stage, ledger, runner, display, standing)
                 ran.append(stage.name)
@@ -86,7 +88,7 @@ def _run(
             record = ledger.record(stage)
             assert record is not None, f"{stage.name} was just recorded"
             estimate.done(stage.job.function, stage.size, record["seconds"], expected=True)
-            learned += record["result"].get("learned", 0)
+            learned += record["result"].get("learned") or 0
             keeper.done(stage)
     return ran, True
 
@@ -226,7 +228,10 @@ def has_content(path: Path) -> bool:
 def outcome(stage: Stage, result: Mapping[str, object]) -> str:
     """What a stage's result says in a few words."""
     if stage.job.function == "train":
-        text = f", {result['learned']} of {result['facts']} facts learned in {result['optimizer_steps']} steps"
+        facts = f"{result['learned']} of {result['facts']} facts learned"
+        if result["learned"] is None:
+            facts = f"{result['facts']} facts trained"
+        text = f", {facts} in {result['optimizer_steps']} steps"
         not_learned = result.get("not_learned")
         if isinstance(not_learned, list) and not_learned:
             text += f"; not learned: {listed([str(fact) for fact in not_learned], 5)}"

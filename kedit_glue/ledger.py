@@ -129,7 +129,7 @@ class Ledger:
                 continue
             reasons[stage.name], keys[stage.name] = None, found["key"]
             self._done[stage.name], self._content[stage.name] = found["key"], found["content"]
-            before[stage.name] = found["seconds"], found["result"].get("learned", 0)
+            before[stage.name] = found["seconds"], found["result"].get("learned") or 0
         self._look_at_inputs(stages, reasons, final, thorough)
         return [Todo(s, reasons[s.name], *before.get(s.name, ())) for s in stages]
 

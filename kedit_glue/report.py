@@ -146,7 +146,7 @@ def batch_rows(document: Mapping[str, Any]) -> list[list[str]]:
             [
                 str(b["batch"]),
                 str(b["facts"]),
-                f"{training.get('learned', '-')}",
+                str(training["learned"]) if training.get("learned") is not None else "-",
                 f"{training.get('optimizer_steps', '-')}",
                 _value(metrics.SUCCESS, b.get("edited", {})),
                 _value(metrics.SUCCESS, so_far),

@@ -69,8 +69,8 @@ class Trace:
     """Nats per target token, end-of-sequence included, when training first met the sample."""
     loss_after: float = float("nan")
     """The same after the batch's last step."""
-    learned: bool = False
-    """``loss_after`` is under the threshold."""
+    learned: bool | None = False
+    """``loss_after`` is under the threshold; None where that is 0, and nobody is left alone."""
 
 
 def sample_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -297,7 +297,7 @@ class RSFT(TrainerCallback):
                 "epochs": int(args.num_train_epochs),
                 "loss": round(float(self.losses.mean()), 4),
                 "steps": self.steps,
-                "learned": self.learned_so_far(),
+                **({"learned": self.learned_so_far()} if self.settings.loss_threshold else {}),
                 "facts": len(self.facts()),
                 "position": state.global_step,
                 "of": state.max_steps,
@@ -340,7 +340,7 @@ class RSFT(TrainerCallback):
             for trace, loss in zip(self.traces, self._losses_of_all(args, model, train_dataloader), strict=True):
                 trace.loss_after = loss
         for trace in self.traces:
-            trace.learned = trace.loss_after < self.settings.loss_threshold
+            trace.learned = trace.loss_after < self.settings.loss_threshold if self.settings.loss_threshold else None
         if process_number() == 0:
             self.trace_file.write_text(
                 "".join(json.dumps(asdict(t), ensure_ascii=False) + "\n" for t in self.traces), encoding="utf-8"
@@ -352,7 +352,7 @@ class RSFT(TrainerCallback):
                 "steps": self.steps,
                 "seconds": round(self.step_seconds, 2),
                 "evaluation_seconds": round(time.monotonic() - evaluating, 3),
-                "learned": len(self.facts()) - len(self.not_learned()),
+                "learned": self.learned(),
                 "of": len(self.facts()),
             }
         )
@@ -367,5 +367,9 @@ class RSFT(TrainerCallback):
         return len(self.facts()) - len(behind)
 
     def not_learned(self) -> list[str]:
-        """Ids of the facts of which some sample's loss is not under the threshold."""
-        return list(dict.fromkeys(t.id for t in self.traces if not t.learned))
+        """Ids of the facts of which some sample's loss is not under the threshold; none where that is 0."""
+        return list(dict.fromkeys(t.id for t in self.traces if t.learned is False))
+
+    def learned(self) -> int | None:
+        """How many facts training ended with under the threshold; None where that is 0."""
+        return len(self.facts()) - len(self.not_learned()) if self.settings.loss_threshold else None

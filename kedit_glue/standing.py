@@ -20,8 +20,8 @@ class Standing:
     batch: int | None
     """None before the first batch."""
     batches: int
-    learned: int
-    """Facts learned so far, over all batches."""
+    learned: int | None
+    """Facts learned so far, over all batches; None for a method that does not say."""
     facts: int
     left: float | None
     """Seconds for everything that is still to do, this stage included; None while nothing can be said."""
@@ -37,14 +37,15 @@ class Standing:
         """Batch, facts, time and disk; ``left`` is what remains of the estimate by now."""
         batch = f"batch {self.batch} of {self.batches}" if self.batch else f"before batch 1 of {self.batches}"
         time = [f"about {roughly(left)} left"] if left is not None else []
-        facts = f"{self.learned} of {self.facts} facts learned"
-        return [batch, facts, *time, f"{environment.size(self.disk_free)} free"]
+        facts = [f"{self.learned} of {self.facts} facts learned"] if self.learned is not None else []
+        return [batch, *facts, *time, f"{environment.size(self.disk_free)} free"]
 
     def in_brief(self, left: float | None) -> list[str]:
         """The same for a narrow terminal."""
         batch = f"batch {self.batch}/{self.batches}" if self.batch else f"batch -/{self.batches}"
         time = [f"{roughly(left)} left"] if left is not None else []
-        return [batch, f"{self.learned}/{self.facts} learned", *time, f"{environment.size(self.disk_free)} free"]
+        facts = [f"{self.learned}/{self.facts} learned"] if self.learned is not None else []
+        return [batch, *facts, *time, f"{environment.size(self.disk_free)} free"]
 
     def in_a_line(self) -> str:
         """For a log, beside a stage's title, which names the batch."""

@@ -96,7 +96,7 @@ def document(run: OpenRun) -> dict[str, Any]:
         if record is not None:  # one that is stale is still a measurement
             estimate.done(stage.job.function, stage.size, record["seconds"])
         if record is not None and item.reason is None and stage.job.function == "train":
-            learned[stage.batch] = record["result"].get("learned", 0)
+            learned[stage.batch] = record["result"].get("learned") or 0
         state, reason = state_of(item, record, running=now is not None and now.stage == stage.name, held=bool(process))
         log = stage.job.file("log")
         stages[stage.name] = {

@@ -63,8 +63,7 @@ def train(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         return {"batch": job["tracker"]["batch"], "facts_learned": callback.learned_so_far(), "loss_per_token": loss}
 
     def at_end() -> dict[str, float]:
-        facts = len(callback.facts())
-        return {"batch_learned": facts - len(callback.not_learned()), "batch_facts": facts}
+        return {"batch_learned": callback.learned() or 0, "batch_facts": len(callback.facts())}
 
     with trackers.reporting(report_to, job, knows, at_end, emit) as more:
         run_exp(arguments, callbacks=[callback, *more])
@@ -74,7 +73,7 @@ def train(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         "optimizer_steps": callback.steps,
         "epochs": callback.epochs,
         "step_seconds": round(callback.step_seconds, 3),
-        "learned": len(callback.facts()) - len(callback.not_learned()),
+        "learned": callback.learned(),
         "facts": len(callback.facts()),
         "samples": len(callback.traces),
         "not_learned": callback.not_learned(),
