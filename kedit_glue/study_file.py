@@ -18,7 +18,7 @@ from kedit_glue.recipe_keys import Section
 from kedit_glue.recipe_schema import NAME, NAMES
 from kedit_glue.recipe_values import ValueProblem, collect
 from kedit_glue.strict_yaml import KeyPath, Positions
-from kedit_glue.study_grid import Axis, Cell, grid, points, texts, with_seeds
+from kedit_glue.study_grid import Axis, Cell, grid, keys_of, points, texts, with_seeds
 
 SETTINGS = "a mapping of a recipe's keys, such as {train.epochs: 5}"
 AXES = (
@@ -57,7 +57,8 @@ def check_axes(value: Any) -> Any:
 
 
 def _check_axis(key: str, values: Any) -> None:
-    _check_key(key, (key,))
+    for one in keys_of(key):
+        _check_key(one, (key,))
     if not isinstance(values, list | dict) or not values:
         raise ValueProblem((key,))
     if isinstance(values, dict):

@@ -14,7 +14,8 @@ from kedit_glue import strict_yaml
 from kedit_glue.strict_yaml import KeyPath
 
 Axis = Sequence[Any] | Mapping[str, Mapping[str, Any]]
-"""Values of the recipe's key that the axis is named after; or names, each with the settings that it stands for."""
+"""Values of the recipe's key that the axis is named after, or of several keys, ``train.layers, methods.rome.layers``,
+which get the same value; or names, each with the settings that it stands for."""
 LONGEST = 64
 """Letters of a cell's name."""
 
@@ -44,11 +45,16 @@ class Point:
     places: Mapping[str, KeyPath]
 
 
+def keys_of(axis: str) -> list[str]:
+    """The recipe's keys that an axis of values is named after."""
+    return [key.strip() for key in axis.split(",")]
+
+
 def labels(keys: Sequence[str]) -> dict[str, str]:
-    """``train.epochs`` as ``epochs``, where no other key ends so."""
-    ends = {key: key.rpartition(".")[2] for key in keys}
+    """``train.epochs`` as ``epochs``, where no other key ends so; of several keys the first speaks for all."""
+    ends = {key: keys_of(key)[0].rpartition(".")[2] for key in keys}
     often = Counter(ends.values())
-    return {key: end if often[end] == 1 else key for key, end in ends.items()}
+    return {key: end if often[end] == 1 else keys_of(key)[0] for key, end in ends.items()}
 
 
 def texts(settings: Mapping[str, Any]) -> list[str]:
@@ -68,8 +74,14 @@ def points(name: str, axis: Axis, short: str) -> list[Point]:
             Point(label, label, settings, {key: ("axes", name, label, key) for key in settings})
             for label, settings in axis.items()
         ]
+    keys = keys_of(name)
     return [
-        Point(value, f"{short}-{strict_yaml.dump(value, flow=True)}", {name: value}, {name: ("axes", name, at)})
+        Point(
+            value,
+            f"{short}-{strict_yaml.dump(value, flow=True)}",
+            dict.fromkeys(keys, value),
+            dict.fromkeys(keys, ("axes", name, at)),
+        )
         for at, value in enumerate(axis)
     ]
 
@@ -90,7 +102,7 @@ def grid(axes: Mapping[str, Axis], without: Sequence[Mapping[str, Any]] = ()) ->
             continue
         settings = {key: value for pick in picks for key, value in pick.settings.items()}
         places = {key: place for pick in picks for key, place in pick.places.items()}
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(pick.word for pick in picks)).strip("._-")
+        name = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(pick.word for pick in picks)).strip("._-")
         found.append(Cell(name, settings, places, at))
     names = Counter(cell.name for cell in found)
     return [cell if names[cell.name] == 1 and len(cell.name) <= LONGEST else distinct(cell) for cell in found]

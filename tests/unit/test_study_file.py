@@ -190,6 +190,13 @@ def test_an_axis_of_settings_with_names() -> None:
     assert second.at == {"data": "mine", "edits.batch_size": 10}
 
 
+def test_an_axis_of_several_keys() -> None:
+    first, second = grid({"train.layers, methods.rome.layers": [[0], [1]]})
+    assert [first.name, second.name] == ["layers-0", "layers-1"]
+    assert second.settings == {"train.layers": [1], "methods.rome.layers": [1]}
+    assert set(second.places.values()) == {("axes", "train.layers, methods.rome.layers", 1)}
+
+
 def test_combinations_are_left_out_where_all_is_met() -> None:
     axes = {"method": ["rome", "memit"], "edits.batch_size": [1, 10, 100]}
     without = [{"method": "rome", "edits.batch_size": [10, 100]}, {"edits.batch_size": 100}]
