@@ -251,18 +251,23 @@ def _head(tensors: Mapping[str, Stored]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
+def subset(tensors: Mapping[str, Stored]) -> Iterator[bytes]:
+    """The bytes of a safetensors file of these tensors, whichever files they lie in, bit for bit."""
+    yield _head(tensors)
+    for _, at in _ordered(tensors):
+        with at.file.open("rb") as old:
+            old.seek(at.start)
+            for offset in range(0, at.size, CHUNK):
+                yield old.read(min(CHUNK, at.size - offset))
+
+
 def write_subset(tensors: Mapping[str, Stored], target: Path) -> int:
-    """A new shard of these tensors of one file, bit for bit; returns its size in bytes. Whole or not there."""
+    """A new shard of these tensors, bit for bit; returns its size in bytes. Whole or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    source = next(iter(tensors.values())).file
     try:
-        with source.open("rb") as old, aside.open("wb") as new:
-            new.write(_head(tensors))
-            for _, at in _ordered(tensors):
-                old.seek(at.start)
-                for offset in range(0, at.size, CHUNK):
-                    new.write(old.read(min(CHUNK, at.size - offset)))
+        with aside.open("wb") as new:
+            new.writelines(subset(tensors))
         # models share this file by hard links: writing into one of them must fail, not change them all
         aside.chmod(0o444)
         aside.replace(target)
