@@ -163,6 +163,8 @@ def said_plainly(to: Repository, token: str) -> Iterator[None]:
 
     try:
         yield
+    except CannotStart:
+        raise
     except LocalTokenNotFoundError:
         raise CannotStart(f"not logged in to the hub: {LOGIN}") from None
     except OfflineModeIsEnabled:
@@ -170,6 +172,8 @@ def said_plainly(to: Repository, token: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         said = Redaction({"HF_TOKEN": token}).text(str(error.server_message or error).strip().splitlines()[0])
         raise CannotStart(f"{to.id}: {refusal(error.response.status_code, to.id)}\n  the hub said: {said}") from None
+    except ValueError as error:  # a card whose front matter the hub does not take
+        raise CannotStart(f"{to.id}: the hub's client refuses it: {error}") from None
     except (httpx.TransportError, ConnectionError) as error:
         said = Redaction({"HF_TOKEN": token}).text(f"{type(error).__name__}: {error}")
         raise CannotStart(

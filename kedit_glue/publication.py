@@ -38,6 +38,8 @@ TITLES = {MODEL: "the whole model", VECTOR: "only the task vector"}
 BASE_HASHES = "base.sha256"
 ADAPTER = "adapter_config.json"
 AGAIN = "run the recipe again: it makes the model anew"
+ONE_SHARD = 5 * 1024**3
+"""Bytes up to which ``fill_missing_params`` writes one file (its ``max_shard_size``)."""
 Content = Path | bytes | Mapping[str, Stored]
 """A file as it lies, a text, or tensors that become a safetensors file."""
 
@@ -165,6 +167,8 @@ def task_vector(run: Finished, base: Base, cleaning: Cleaning, at: str | None) -
         "mergekit": environment.versions()["mergekit"],
         "load_as": stored_format(run.folder),
         "converted": base.converted,
+        # mergekit copies the base's index and writes shards of its own, or one file without an index
+        "stale_index": (base.folder / weights.INDEX).is_file() and sum(s.size for s in shards) < ONE_SHARD,
         "other_files": [item.name for item in checked if _is_other(item, base.folder)],
         "intro": _part(body, ""),
         "scores": _part(body, "Scores"),

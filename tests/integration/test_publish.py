@@ -84,14 +84,15 @@ def test_the_vector_on_the_base_is_the_edited_model(
 
     on_disk, in_memory = told(readme, "python")
     assert f"dtype=torch.{'float32' if name == 'fp32' else 'bfloat16'}" in on_disk
-    for number, code in enumerate((on_disk, in_memory)):
-        out = tmp_path / f"way_{number}.pt"
-        do([sys.executable, "-c", f"{code}\ntorch.save(model.state_dict(), {str(out)!r})"], tmp_path)
-        found = torch.load(out)
+    codes = {"on_disk.pt": on_disk, "in_memory.pt": in_memory}
+    saving = [f"{code}\ntorch.save(model.state_dict(), {way!r})\n" for way, code in codes.items()]
+    do([sys.executable, "-c", "".join(saving)], tmp_path)
+    for way in codes:
+        found = torch.load(tmp_path / way)
         assert found.keys() == wanted.keys()
         for tensor, value in wanted.items():
             assert value.dtype == found[tensor].dtype
-            assert torch.equal(value.view(torch.uint8), found[tensor].view(torch.uint8)), f"{code}: {tensor}"
+            assert torch.equal(value.view(torch.uint8), found[tensor].view(torch.uint8)), f"{way}: {tensor}"
 
 
 def test_the_vectors_tensors_are_what_mergekits_function_puts_in_place(
@@ -111,3 +112,15 @@ def test_another_base_is_noticed(runs: dict[str, Path], tiny_model: Path, tmp_pa
     (line,) = [line for line in told(tmp_path / "vector" / "README.md", "")[0].splitlines() if "sha256sum" in line]
     done = subprocess.run(["bash", "-ec", line], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "model.safetensors" in done.stdout + done.stderr
+
+
+def test_a_model_that_remembers_goes_whole_or_not_at_all(
+    run_method: Callable[..., Path], tmp_path: Path, bits: Bits, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run_method("ice", "")
+    assert publish([str(done), "--to", str(tmp_path / "out")]) == 0
+    assert bits(tmp_path / "out") == bits(tiny_model)
+    assert (tmp_path / "out" / "remembered.json").read_bytes() == (done / "model" / "remembered.json").read_bytes()
+    assert publish([str(done), "--to", str(tmp_path / "vector"), "--only-task-vector"]) == 2
+    assert "method ice changed no tensor, it remembers facts beside the model" in capsys.readouterr().err
+    assert not (tmp_path / "vector").exists()

@@ -239,6 +239,14 @@ def test_offline_by_the_environment(made: Publication, tmp_path: Path) -> None:
     )
 
 
+def test_a_card_that_the_hub_does_not_take(made: Publication, tmp_path: Path) -> None:
+    client = FakeHub(tmp_path)
+    client.fails, client.fails_at = ValueError("Invalid metadata in README.md."), "create_commit"
+    assert refused(client, made, Repository("me/x")) == (
+        "me/x: the hub's client refuses it: Invalid metadata in README.md."
+    )
+
+
 def test_a_gated_repository_is_no_new_one(made: Publication, tmp_path: Path) -> None:
     client = FakeHub(tmp_path)
     client.fails = errors.GatedRepoError("gated", response=response(403))

@@ -253,6 +253,15 @@ def test_a_base_of_another_format_is_loaded_in_the_runs(whole: Finished) -> None
     assert b"hf download me/v --local-dir vector\n" in card
 
 
+def test_a_base_of_several_shards_leaves_no_index_behind(whole: Finished, tmp_path: Path) -> None:
+    """mergekit's function copies it from the base."""
+    card = next(i.content for i in vector_of(whole, Base("b", whole.original)).items if i.name == "README.md")
+    assert isinstance(card, bytes) and b"rm edited" not in card
+    sharded = Base("b", whole.folder)
+    card = next(i.content for i in vector_of(whole, sharded).items if i.name == "README.md")
+    assert isinstance(card, bytes) and b"\nrm edited/model.safetensors.index.json  #" in card
+
+
 def test_a_packaged_base_comes_from_its_package(whole: Finished) -> None:
     base = Base("SmolLM2", whole.original, "H/SmolLM2", None, "smollm2-135m", licence={"license": "apache-2.0"})
     card = next(item.content for item in vector_of(whole, base).items if item.name == "README.md")
