@@ -72,9 +72,8 @@ def test_the_users_folder_is_searched_first_and_the_projects_next(own: Path) -> 
     assert yaml.safe_load(render("merge.yaml", {"method": "ties"}, own)) == {"merge_method": "ties", "mine": True}
     shipped = template_folders(None)
     assert template_folders(own) == [own, *shipped]
-    assert {p.name for p in shipped[0].glob("*.j2")} == {
-        f"{name}.yaml.j2" for name in ("train", "merge", "merge_file", "rsft", "edit", "editor")
-    }
+    yamls = {f"{name}.yaml.j2" for name in ("train", "merge", "merge_file", "rsft", "edit", "editor")}
+    assert {p.name for p in shipped[0].glob("*.j2")} == {*yamls, "vector_card.md.j2"}
 
 
 def test_a_users_template_can_include_the_projects(own: Path) -> None:
