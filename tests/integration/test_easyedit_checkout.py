@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 pytestmark = pytest.mark.integration
@@ -55,6 +56,41 @@ def test_a_checkouts_answers_are_ours(tiny_model: Path) -> None:
     assert said["theirs"]["accuracies"] == pytest.approx(said["ours"]["accuracies"], rel=0, abs=1e-9)
     assert len(PROMPTS) == len(said["ours"]["accuracies"]) == 30
     assert len(set(said["ours"]["accuracies"])) > 2, "answers that are all wrong tell nothing"
+
+
+EDITORS = """
+methods:
+  ft_m: {layers: [1], lr: 0.01}
+  emmet: {layers: [0], v_num_grad_steps: 20, clamp_norm_factor: 20.0, moments_ridge: 0.01}
+"""
+
+
+@pytest.mark.parametrize("method", ["ft_m", "emmet"])
+def test_a_checkouts_editor_and_ours_change_the_same(
+    tmp_path: Path, recipe_text: str, bits: Any, tiny_model: Path, method: str
+) -> None:
+    checkout = os.environ.get("KEDIT_GLUE_EASYEDIT")
+    if not checkout:
+        pytest.skip("KEDIT_GLUE_EASYEDIT names no git checkout of EasyEdit")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe_text + EDITORS, encoding="utf-8")
+    for name, easyedit in (("ours", "null"), ("theirs", str(Path(checkout).resolve()))):
+        sets = [f"method={method}", f"name={name}", f"output={tmp_path}", f"methods.easyedit={easyedit}"]
+        sets += ["score.edits.protocols=[teacher_forced]", "edits.batch_size=6"]
+        found = subprocess.run(
+            [sys.executable, "-m", "kedit_glue.run", str(recipe), *(w for s in sets for w in ("--set", s))],
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "KEDIT_GLUE_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+            timeout=600,
+        )
+        assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-4000:]
+    before, ours, theirs = (bits(at) for at in (tiny_model, tmp_path / "ours" / "model", tmp_path / "theirs" / "model"))
+    changed = [name for name in before if theirs[name] != before[name]]
+    assert changed == [name for name in before if ours[name] != before[name]] and len(changed) == 1
+    first, mine, other = (numpy.frombuffer(model[changed[0]], numpy.float32) for model in (before, ours, theirs))
+    assert numpy.linalg.norm(mine - other) < 0.02 * numpy.linalg.norm(other - first)
 
 
 def test_a_folder_that_is_no_checkout_is_named(tmp_path: Path) -> None:
