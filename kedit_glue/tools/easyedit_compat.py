@@ -112,6 +112,15 @@ def submodule(name: str, module: str, checkout: str | None = None) -> Any:
         raise ImportError(f"EasyEdit's {name} in {folder} needs the package {error.name}: install it") from error
 
 
+def forget() -> None:
+    """Let a checkout be imported where the package was: the warm server gives a stage's process its own modules.
+
+    Nothing else in that process may hold on to the package's functions.
+    """
+    for name in [name for name in sys.modules if name == "easyeditor" or name.startswith("easyeditor.")]:
+        del sys.modules[name]
+
+
 @contextlib.contextmanager
 def adalora_steps(module: Any, steps: int) -> Iterator[None]:
     """``models/lora/lora_main.py:83`` makes its AdaLoraConfig without ``total_step``, which peft 0.18 wants."""

@@ -72,6 +72,8 @@ class Editor:
         self.device = device
         self.own = method in ONLY_MAIN and checkout is None
         self.checkout = checkout if method in ONLY_MAIN else None
+        if self.checkout:
+            easyedit_compat.forget()
         self.hparams = self._hparams(hparams)
         tokenizer.padding_side = "left" if method in LEFT else "right"
         if tokenizer.unk_token is None:
