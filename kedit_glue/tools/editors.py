@@ -139,7 +139,7 @@ class Editor:
         if not self.own:
             module = self._module("emmet")
             module.COV_CACHE = {(NAME, name): moment for name, moment in moments.items()}
-            with easyedit_compat.layers_give_tuples(module), self._counted(module, len(requests)):
+            with self._counted(module, len(requests)), self._told(requests):  # main knows that layers give tensors
                 return module.apply_emmet_to_model(self.model, self.tokenizer, requests, self.hparams)[0]
         from kedit_glue.tools import emmet
 
