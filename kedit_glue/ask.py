@@ -18,6 +18,7 @@ from kedit_glue import environment, models, result
 from kedit_glue.pair import has_chat_template
 from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
+from kedit_glue.report_notes import NO_MODEL
 from kedit_glue.run import command
 from kedit_glue.run_folder import open_run
 from kedit_glue.stage import quiet_environment
@@ -84,6 +85,8 @@ def which(options: argparse.Namespace) -> tuple[Path, Path, str | None, list[str
     folder = Path(place)
     if (folder / "setup" / "place.json").is_file():
         run = open_run(folder)
+        if run.plan.final_model is None:
+            raise CannotStart(f"{run.folder} {NO_MODEL}")
         edited = run.folder / "model"
         if not edited.is_dir():
             raise CannotStart(f"{run.folder} has no edited model yet: run the recipe to its end")
@@ -91,6 +94,8 @@ def which(options: argparse.Namespace) -> tuple[Path, Path, str | None, list[str
     if not folder.is_dir():
         raise CannotStart(f"there is no folder {place}: give a run's or a score's folder, or --base and --edited")
     found = result.load(folder)
+    if found.edited is None:
+        raise CannotStart(f"{folder} {NO_MODEL}")
     protocol = found.protocol.generated
     return (
         folder_of(found.base.model),

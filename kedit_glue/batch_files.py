@@ -1,4 +1,7 @@
-"""The files of one edit batch: LLaMA-Factory's data and YAML, R-SFT's settings, mergekit's YAML. Pure functions."""
+"""The files of one edit batch: LLaMA-Factory's data and YAML, R-SFT's settings, mergekit's YAML. Pure functions.
+
+``number`` is the batch's, from 1; None: the file is every batch's, each edited from the original (``folder_of``).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from kedit_glue.stages import Fact, Place, Rendered
 
 DATASET_INFO = {"edits": {"file_name": "edits.json", "columns": {"prompt": "instruction", "response": "output"}}}
 """LLaMA-Factory's description of ``edits.json``."""
+INDEPENDENT = "independent"
+"""Folder of the files that independent batches share."""
 TEMPLATES: Mapping[str, str | None] = {"bare": "empty", "chat": None}
 """``train.template`` -> LLaMA-Factory's: None makes it read the model's own (0.9.5, data/template.py:631)."""
 
@@ -33,10 +38,12 @@ def samples(batch: Sequence[Fact]) -> list[dict[str, str]]:
     ]
 
 
-def train_yaml(recipe: Recipe, place: Place, number: int, facts: int, model: str, what: modules.Trained) -> Rendered:
+def train_yaml(
+    recipe: Recipe, place: Place, number: int | None, facts: int, model: str, what: modules.Trained
+) -> Rendered:
     """LLaMA-Factory's YAML for a batch of ``facts`` facts, trained from ``model``."""
     train = recipe.train
-    folder = place.folder / batch_name(number)
+    folder = folder_of(place, number)
     path = folder / "train.yaml"
     each = train.mini_batch // recipe.launch.everyone
     must_say = {
@@ -89,7 +96,7 @@ def requests(batch: Sequence[Fact]) -> list[dict[str, Any]]:
     return [{key: fact.get(key) for key in keys} for fact in batch]
 
 
-def edit_yaml(recipe: Recipe, place: Place, number: int, facts: int, model: str) -> Rendered:
+def edit_yaml(recipe: Recipe, place: Place, number: int | None, facts: int, model: str) -> Rendered:
     """EasyEdit's hparams for a batch of ``facts`` facts, edited into ``model``."""
     if recipe.method in methods.LEARNED:
         content = learned.editing_hparams(recipe, model, place.n_layers, place.tensors)
@@ -97,7 +104,7 @@ def edit_yaml(recipe: Recipe, place: Place, number: int, facts: int, model: str)
         content = methods.hparams(recipe, model, place.n_layers, place.tensors, str(place.cache))
     title = methods.METHODS[recipe.method].title
     values = {"batch": number, "facts": facts, "title": title, "hparams": content}
-    return Rendered(place.folder / batch_name(number) / "edit.yaml", "edit.yaml", values, content)
+    return Rendered(folder_of(place, number) / "edit.yaml", "edit.yaml", values, content)
 
 
 def editor_yaml(recipe: Recipe, place: Place) -> Rendered:
@@ -108,7 +115,9 @@ def editor_yaml(recipe: Recipe, place: Place) -> Rendered:
     return Rendered(place.folder / "base" / "editor.yaml", "editor.yaml", values, content)
 
 
-def rsft_yaml(recipe: Recipe, place: Place, number: int, what: modules.Trained, protect: Path | None) -> Rendered:
+def rsft_yaml(
+    recipe: Recipe, place: Place, number: int | None, what: modules.Trained, protect: Path | None
+) -> Rendered:
     """R-SFT's settings for a batch; ``protect`` is the file of directions."""
     settings: dict[str, Any] = {
         "inner_steps": recipe.train.steps_in_a_row,
@@ -117,17 +126,19 @@ def rsft_yaml(recipe: Recipe, place: Place, number: int, what: modules.Trained, 
     }
     kept = {"protect": str(protect)} if protect else {}
     return Rendered(
-        place.folder / batch_name(number) / "rsft.yaml",
+        folder_of(place, number) / "rsft.yaml",
         "rsft.yaml",
         {"batch": number, "order": recipe.train.order, "protect": None, **settings, **kept},
         {**settings, **kept},  # a template of the user's must not drop one in silence
     )
 
 
-def merge_yaml(recipe: Recipe, place: Place, number: int, onto: str, before: str, tuned: Sequence[Tuned]) -> Rendered:
+def merge_yaml(
+    recipe: Recipe, place: Place, number: int | None, onto: str, before: str, tuned: Sequence[Tuned]
+) -> Rendered:
     """mergekit's YAML: ``tuned`` with ``onto``; ``before`` is the model that batch ``number`` was trained from."""
     merge = recipe.merge
-    path = place.folder / batch_name(number) / "merge.yaml"
+    path = folder_of(place, number) / "merge.yaml"
     common = {"batch": number, "here": shlex.quote(str(path))}
     if place.merge_file is not None:
         content = fill_in(place.merge_file, {"original": place.model, "previous": before}, tuned)
@@ -148,6 +159,11 @@ def merge_yaml(recipe: Recipe, place: Place, number: int, onto: str, before: str
         },
         {"merge_method": merge.method} | ({"base_model": roles.base_model} if roles.base_model else {}),
     )
+
+
+def folder_of(place: Place, number: int | None) -> Path:
+    """Where a batch's files lie; ``number`` None: those that all batches share (``edits.mode: independent``)."""
+    return place.folder / (INDEPENDENT if number is None else batch_name(number))
 
 
 def batch_name(number: int) -> str:

@@ -155,7 +155,7 @@ def check_room(recipe: Recipe, plan: Plan, model: Path, run_folder: Path, device
     whole = every if recipe.keep == "all" else min(every, few)
     trained = plan.trained
     share = trained.count / trained.of if trained.count and trained.of else 2 / 3
-    changes = size * share * (len(plan.batches) - 1) if recipe.keep == "deltas" else 0.0
+    changes = size * share * (len(plan.batches) - 1) if recipe.keep == "deltas" and every else 0.0
     need = size * (whole + 1) + changes
     of_changes = f" and {environment.size(changes)} of changed tensors" if changes else ""
     found = [f.stat() for f in run_folder.rglob("*.safetensors")] if run_folder.exists() else []

@@ -25,6 +25,7 @@ from kedit_glue.standing import Estimate, Standing, duration
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL = 10**6
 """With fewer bytes free, a stage that failed is taken to have failed of that: its log could not say so any more."""
+PROVENANCE = "provenance"
 SPARE = 20 * 10**6
 """Bytes that logs and records may take while a stage runs."""
 
@@ -239,6 +240,12 @@ def outcome(stage: Stage, result: Mapping[str, object]) -> str:
     if stage.job.function == "edit":
         took = float(str(result["seconds_editing"])) / max(stage.size, 1)
         return f", change's norm {result['task_vector_norm']:.2f}, {took:.1f} s a fact"
+    if stage.job.function == "independent":
+        batches = result["batches"]
+        assert isinstance(batches, list)
+        took = sum(one["seconds"] + one["seconds_scoring"] for one in batches) / max(stage.size, 1)
+        learned = f", {result['learned']} of {result['facts']} facts learned" if "learned" in result else ""
+        return f"{learned}, {took:.1f} s a fact with its scores"
     if stage.job.function == "merge":
         tuned, merged = result["task_vector_norm_tuned"], result["task_vector_norm_merged"]
         return f", change's norm {tuned:.2f} -> {merged:.2f}, {result['density']:.0%} of the numbers differ"
@@ -275,15 +282,25 @@ def fits(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or name.rpartition("/")[2] == pattern
 
 
-def export(model: Path, target: Path, card: str, extras: Sequence[Path]) -> None:
-    """The edited model as a folder of its own with its card and provenance; weights are hard links where possible."""
-    with new_folder(target) as aside:
+def export(model: Path | None, folder: Path, card: str, extras: Sequence[Path]) -> None:
+    """``folder/model``, the edited model with its card and provenance; weights are hard links where possible.
+
+    Where there is no model, ``folder/provenance``.
+    """
+    if model is None:
+        keep_provenance(folder / PROVENANCE, extras)
+        return
+    with new_folder(folder / "model") as aside:
         for file in [*(f for f in model.iterdir() if f.is_file()), *files_of(model / MEMORY)]:
             to = aside / file.relative_to(model)
             to.parent.mkdir(exist_ok=True, parents=True)
             link_or_copy(file, to)
         (aside / "README.md").write_text(card, encoding="utf-8")
-        provenance = aside / "provenance"
-        provenance.mkdir()
+        keep_provenance(aside / PROVENANCE, extras)
+
+
+def keep_provenance(target: Path, extras: Sequence[Path]) -> None:
+    """Copies of the files that say how something was made; whole or not there."""
+    with new_folder(target) as aside:
         for extra in extras:
-            shutil.copy(extra, provenance / extra.name)
+            shutil.copy(extra, aside / extra.name)

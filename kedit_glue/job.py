@@ -41,6 +41,7 @@ from kedit_glue.problems import CannotStart, listed
 from kedit_glue.progress import Display
 from kedit_glue.recipe import Recipe, load_recipe, normalized
 from kedit_glue.recipe_schema import BARE
+from kedit_glue.report_notes import NO_MODEL
 from kedit_glue.runner import Job, Runner
 from kedit_glue.stage import quiet_environment
 from kedit_glue.tools.lm_eval import local_tasks
@@ -386,14 +387,13 @@ def finish(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path, folder: Path
     result.check(document)
     write_json(folder / "scores.json", document)
     write_text(folder / "report.md", report.markdown(document))
-    tools = [file.path for file in plan.files if file.template != "rsft.yaml"]  # which no tool reads
-    last = tools[-1] if tools else folder / "resolved.yaml"
+    last = [folder / "resolved.yaml", *(f.path for f in plan.files if f.template != "rsft.yaml")][-1]  # no tool's own
     extras = [folder / "recipe.yaml", folder / "resolved.yaml", folder / "scores.json", folder / "report.md"]
-    card = model_card(document, recipe, last.read_text(encoding="utf-8"))
-    export(plan.final_model, folder / "model", card, [*extras, last])
+    card = model_card(document, recipe, last.read_text(encoding="utf-8")) if plan.final_model else ""
+    export(plan.final_model, folder, card, [*extras, last])
     for part in report.terminal(document):
         display.console.print(part, markup=False, emoji=False)
     display.say(f"\n{report.headline(document)}", style="bold")
-    display.say(f"report: {folder / 'report.md'}\nedited model: {folder / 'model'}")
+    display.say(f"report: {folder / 'report.md'}\n{f'edited model: {folder}/model' if plan.final_model else NO_MODEL}")
     display.tell("run_finished", scores=document["after"])
     return document

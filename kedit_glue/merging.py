@@ -140,6 +140,14 @@ def fill_in(content: Mapping[str, Any], names: Mapping[str, str], tuned: Sequenc
     return filled
 
 
+def renamed(content: Any, names: Mapping[str, str]) -> Any:
+    """A merge YAML's content with other names for some of its models."""
+    if isinstance(content, Mapping):
+        return {k: names.get(v, v) if k in MODEL_KEYS and isinstance(v, str) else renamed(v, names)
+                for k, v in content.items()}  # fmt: skip
+    return [renamed(item, names) for item in content] if isinstance(content, list) else content
+
+
 def models_named(content: Any) -> set[str]:
     """The models that a merge YAML names, each as it names it."""
     if isinstance(content, Mapping):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import batch_files, methods, once, rivals
+from kedit_glue import batch_files, independent, methods, once, rivals
 from kedit_glue.batch_files import batch_name
 from kedit_glue.merging import Tuned, models_named
 from kedit_glue.recipe_schema import BARE, Protect, Recipe
@@ -56,12 +56,14 @@ def make_plan(recipe: Recipe, facts: Sequence[Fact], place: Place) -> Plan:
     batches = split(facts, recipe.edits.batch_size)
     builder = _Builder(recipe, place, facts, batches)
     builder.base()
-    for number in range(1, len(batches) + 1):
-        builder.batch(number)
-    builder.end()
-    return Plan(
-        batches, tuple(builder.files), builder.data, tuple(builder.stages), Path(builder.current), builder.trained
-    )
+    if recipe.edits.mode == "independent":
+        builder.independent()
+    else:
+        for number in range(1, len(batches) + 1):
+            builder.batch(number)
+        builder.end()
+    model = Path(builder.current) if recipe.edits.mode == "sequential" else None
+    return Plan(batches, tuple(builder.files), builder.data, tuple(builder.stages), model, builder.trained)
 
 
 class _Builder:
@@ -129,9 +131,10 @@ class _Builder:
 
     def _prepared(self, made: Prepared, batch: int | None, after: Sequence[str], **more: Any) -> tuple[Path, str]:
         """Take its place in the plan; its output, and its stage's name."""
-        name = f"{batch_name(batch) if batch else 'base'}/{made.job.name}"
+        name = f"{made.output.parent.name}/{made.job.name}"
         self.files += [made.file] if made.file else []
-        self._stage(name, batch, made.job, made.reads, made.output, settings=made.settings, after=after, **more)
+        more |= {"settings": made.settings, "after": after, "beside": made.beside}
+        self._stage(name, batch, made.job, made.reads, made.output, **more)
         return made.output, name
 
     def end(self) -> None:
@@ -144,6 +147,21 @@ class _Builder:
         return bool(general.tasks) and general.when in ({"ends", "each"} if when == "ends" else {when})
 
     # -- one batch ------------------------------------------------------------------------------
+
+    def independent(self) -> None:
+        """Each batch from the original, scored at once; several in one stage."""
+        once_made = [self.directions.get(self.recipe.train.protect), self.moments, self.editor]
+        names = ("protect", "moments", "editor")
+        files = {name: made[0] if made else None for name, made in zip(names, once_made, strict=True)}
+        asked = self._asked(last=True)
+        shared = independent.shared(self.recipe, self.place, self.batches, self.trained, files["protect"])
+        self.data |= shared.data
+        self.files += shared.files
+        for numbers in independent.chunks(len(self.batches)):
+            made = independent.edited(self.recipe, self.place, self.batches, numbers, shared, files, asked)
+            count = sum(len(self.batches[number - 1]) for number in numbers)
+            after = [stage for _, stage in filter(None, once_made)]
+            self._prepared(made, numbers[-1], after, size=count)
 
     def batch(self, number: int) -> None:
         recipe = self.recipe
@@ -316,24 +334,7 @@ class _Builder:
         folder = self.place.folder / where
         output = folder / "answers.json"
         edits = self.recipe.score.edits
-        settings = {
-            "metrics": list(edits.metrics),
-            "protocols": [name for name in edits.protocols if last or name != "generated"],
-            "generate": {
-                "template": asked_in(self.recipe),
-                "most_tokens": edits.generated.most_tokens,
-                "ids": self.said if last else [],
-            },
-            "judge": edits.judge.model_dump() if edits.judge.model and last else None,
-            "scorer": edits.scorer,
-            "easyedit": edits.easyedit,
-            "new": new,
-            "upto": upto,
-            "old": edits.old_facts,
-            "fluency_ids": self.fluent if last else [],
-            "example_ids": self.examples if last else [],
-            "seed": self.recipe.seed,
-        }
+        settings = {**self._asked(last), "new": new, "upto": upto, "old": edits.old_facts}
         job = Job(
             title,
             "score",
@@ -351,6 +352,25 @@ class _Builder:
         old = new if edits.old_facts is None else min(new, edits.old_facts)
         settings = {**settings, "facts": self.marks[upto]}
         self._stage(f"{where}/edits", batch, job, [], output, settings=settings, size=upto - new + old)
+
+    def _asked(self, last: bool) -> dict[str, Any]:
+        """How facts are asked about; ``last``: with all that a final model is asked besides."""
+        edits = self.recipe.score.edits
+        return {
+            "metrics": list(edits.metrics),
+            "protocols": [name for name in edits.protocols if last or name != "generated"],
+            "generate": {
+                "template": asked_in(self.recipe),
+                "most_tokens": edits.generated.most_tokens,
+                "ids": self.said if last else [],
+            },
+            "judge": edits.judge.model_dump() if edits.judge.model and last else None,
+            "scorer": edits.scorer,
+            "easyedit": edits.easyedit,
+            "fluency_ids": self.fluent if last else [],
+            "example_ids": self.examples if last else [],
+            "seed": self.recipe.seed,
+        }
 
     def _general(self, where: str, batch: int | None, title: str) -> None:
         general = self.recipe.score.general

@@ -11,7 +11,8 @@ not know:
 run_started          run (an id), and what the caller says of it
 stage_started        stage (``batch_001/train``; null: preparing), title, batch, standing (``Standing``'s fields)
 *a tool's own*       stage, and what the tool says: ``started``, ``trainable``, ``step``, ``trained``, ``asked``,
-                     ``corpus``, ``directions``, ``generating``, ``general``, ``merging``, ``checking``, ``finished``
+                     ``alone``, ``corpus``, ``directions``, ``generating``, ``general``, ``merging``, ``checking``,
+                     ``finished``
 stage_finished       stage, seconds, result (what the tool returned)
 stage_failed         stage, error
 stage_adopted        stage, taken_from (the run that did it)
@@ -72,6 +73,8 @@ def sentence(event: Mapping[str, Any]) -> str | None:
     if kind == "editing":
         loss = f", loss {event['loss']:.3f}" if "loss" in event else ""
         return f"{event['position']} of {event['of']} {event['unit']}{loss}"
+    if kind == "alone":
+        return f"{event['position']} of {event['of']} batches edited alone and asked about"
     if kind == "corpus":
         return f"read {event['position']} of {event['of']} texts"
     if kind == "directions":

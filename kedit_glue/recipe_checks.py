@@ -11,6 +11,7 @@ from kedit_glue.methods import LEARNED, settings
 from kedit_glue.models import ModelError, layer_count
 from kedit_glue.problems import did_you_mean
 from kedit_glue.recipe_errors import Draft
+from kedit_glue.recipe_independent import check_independent
 from kedit_glue.recipe_schema import INSTEAD
 from kedit_glue.recipe_values import leaves, resolve_layers
 from kedit_glue.redact import is_secret_name
@@ -105,6 +106,7 @@ MERGE_EXTRA = {
 
 def cross_check(recipe: Recipe, draft: Draft, merge_methods: Mapping[str, frozenset[str]] | None) -> None:
     """Every combination that cannot work; keys that have a problem of their own are left out."""
+    check_independent(recipe, draft)
     _check_training(recipe, draft)
     _check_lora(recipe, draft)
     _check_several(recipe, draft)

@@ -59,6 +59,11 @@ class Edits(Section):
     skip: int = whole(0, "How many facts at the file's beginning are passed over", 0)
     limit: int | None = whole(None, "How many facts of the file are used, behind those that are skipped", 1)
     batch_size: int = whole(10, "How many facts are edited together, with one training and one merge", 1)
+    mode: Literal["sequential", "independent"] = key(
+        "sequential",
+        "Whether each batch is edited into what the batch before left, or alone into the original and scored at once",
+        "one of sequential, independent",
+    )
 
 
 class Protect(Section):

@@ -9,10 +9,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from kedit_glue import methods, metrics
+from kedit_glue import metrics
 from kedit_glue.metrics import METRICS, Metric
 from kedit_glue.problems import listed
 from kedit_glue.progress import duration
+from kedit_glue.report_notes import mode_note, notes
 from kedit_glue.tables import markdown_table, table
 
 PROTOCOLS = {
@@ -37,28 +38,6 @@ def _value(metric: str, summary: Mapping[str, Any]) -> str:
     if entry is None or entry["mean"] is None:
         return "-"
     return percent(entry["mean"]) if METRICS[metric].percent else f"{entry['mean']:.2f}"
-
-
-def protocol_note(document: Mapping[str, Any]) -> str:
-    """How answers were generated; empty where none were."""
-    how = document.get("protocol", {}).get("generated")
-    if not how:
-        return ""
-    put = "as bare prompts" if how["template"] == "bare" else f"in the template {how['template']!r}"
-    judge = f", judged by {how['judge']}" if how.get("judge") else ""
-    limit = f"at most {how['most_tokens']} tokens, nothing cut at the answer's length"
-    return f"generated: asked {put}, greedy, {limit}{judge}"
-
-
-def method_note(document: Mapping[str, Any]) -> str:
-    """What a reader must know of a method that remembers facts beside the model; empty for others."""
-    if document.get("method") not in methods.REMEMBERED:
-        return ""
-    title = methods.METHODS[document["method"]].title
-    return (
-        f"{title} leaves the weights as they are: edits were scored through its memory, general ability is the "
-        "original's, and other tools see the original"
-    )
 
 
 AGREE_WITH_THEMSELVES = (metrics.LOCALITY, metrics.AGREEMENT)
@@ -137,8 +116,13 @@ def _interval_says(change: Mapping[str, Any]) -> str:
 
 
 def batch_rows(document: Mapping[str, Any]) -> list[list[str]]:
-    """Batch, facts, learned, steps, edit success of the batch and of all so far, locality so far, seconds."""
-    rows = []
+    """Batch, facts, learned, steps, edit success of the batch and of all so far, locality so far, seconds.
+
+    None of batches that were edited alone, which are many and small: each fact has its own line in ``scores.json``.
+    """
+    rows: list[list[str]] = []
+    if mode_note(document):
+        return []
     for b in document["batches"]:
         training = b.get("training", {})
         so_far = b.get("all_so_far", {})
@@ -159,8 +143,13 @@ def batch_rows(document: Mapping[str, Any]) -> list[list[str]]:
 
 
 def merge_rows(document: Mapping[str, Any]) -> list[list[str]]:
-    """Batch, norm of training's change, of what the merge left of it, density, agreement with the batch before."""
-    rows = []
+    """Batch, norm of training's change, of what the merge left of it, density, agreement with the batch before.
+
+    None of batches that were edited alone.
+    """
+    rows: list[list[str]] = []
+    if mode_note(document):
+        return []
     for b in document["batches"]:
         merge = b.get("merge", {})
         if "task_vector_norm_merged" in merge:
@@ -210,6 +199,8 @@ def headline(document: Mapping[str, Any]) -> str:
     facts = len(document["facts"])
     batches = len(document["batches"])
     parts = [counted(facts, "fact", "facts") + (f" in {counted(batches, 'batch', 'batches')}" if batches else "")]
+    if mode_note(document):
+        parts[0] += ", each alone"
     if metrics.SUCCESS in after:
         parts.append(f"edit success {_value(metrics.SUCCESS, after)}")
     if metrics.GENERALIZATION in after:
@@ -239,7 +230,7 @@ def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     """The scorecard as rich renderables and lines, in order."""
     shown = [row[:-1] for row in edit_rows(document)]  # what each is stands in report.md: a terminal is narrow
     found: list[Table | Text] = [table(f"{document['name']}: edits", EDIT_HEAD[:-1], shown)]
-    found += [Text(note) for note in (method_note(document), protocol_note(document)) if note]
+    found += [Text(note) for note in notes(document)]
     if rows := general_rows(document):
         found.append(table("general ability (lm-eval)", GENERAL_HEAD, rows))
     if rows := batch_rows(document):
@@ -278,7 +269,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
         *markdown_table(EDIT_HEAD, edit_rows(document)),
         "",
-        *(line for note in (method_note(document), protocol_note(document)) if note for line in (f"{note}.", "")),
+        *(line for note in notes(document) for line in (f"{note}.", "")),
     ]
     for metric in (metrics.PORTABILITY, metrics.LOCALITY):
         kinds = document["after"]["edits"].get(metric, {}).get("by_kind", {})

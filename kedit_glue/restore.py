@@ -146,6 +146,11 @@ def restore(folder: Path, number: int | None, target: Path, display: Display) ->
     Raises CannotStart where it is not to be had, or what was kept of it is not as it was written.
     """
     run = open_run(folder)
+    if run.plan.final_model is None:
+        raise CannotStart(
+            f"{run.folder} edited each batch alone (edits.mode: independent): no batch's model was kept, and the "
+            f"original is {run.model}; a batch as a recipe of its own (edits.mode: sequential) leaves its model"
+        )
     target = target.expanduser().absolute()
     check_target(target, run)
     found = sources(run)

@@ -340,8 +340,13 @@ class Result(Part):
     method: Name | None = Field(
         default=None, description="how the run edited (the recipe's method); null for a pair, and in earlier files"
     )
+    mode: Literal["sequential", "independent"] | None = Field(
+        default=None,
+        description="independent: each batch was edited into the original alone and scored at once, and no model holds "
+        "all edits; null for a pair, and in earlier files, which are sequential",
+    )
     base: Model = Field(description="the original model")
-    edited: Model = Field(description="the edited model")
+    edited: Model | None = Field(description="the edited model; null where mode is independent")
     facts_source: FactsSource | None = Field(
         default=None, description="the facts that were scored; null in files of schema 1"
     )
@@ -350,11 +355,14 @@ class Result(Part):
         description="every metric that this file has a number of, named aspect.protocol.measure"
     )
     before: Before = Field(description="scores of the original")
-    after: After = Field(description="scores of the edited model")
+    after: After = Field(
+        description="scores of the edited model; where mode is independent each fact's are of its own batch's model"
+    )
     batches: list[Batch] = Field(description="in order; empty for a pair")
     retention: Retention | None = Field(
         default=None,
-        description="what is left of earlier batches; null for a pair and for runs that were scored at the end only",
+        description="what is left of earlier batches; null for a pair, for runs that were scored at the end only, and "
+        "where mode is independent",
     )
     facts: list[Fact] = Field(description="every fact, in the order of the edits")
     answers: list[Answer] = Field(description="of a few facts")
@@ -375,6 +383,8 @@ class Result(Part):
         twice = [i for i, count in Counter(fact.id for fact in self.facts).items() if count > 1]
         if twice:
             raise ValueError(f"several facts have the id {twice[0]}")
+        if self.edited is None and self.mode != "independent":
+            raise ValueError("edited is null, which is for independent edits only")
         if self.kind == "pair" and self.batches:
             raise ValueError("a pair has no batches")
         return self

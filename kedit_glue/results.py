@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kedit_glue import environment, metrics, records, scores
+from kedit_glue.batch_files import INDEPENDENT
+from kedit_glue.independent import together
 from kedit_glue.ledger import Ledger
 from kedit_glue.models import NUMBER_BYTES
 from kedit_glue.plan import Plan, Stage, asked_in, batch_name
@@ -25,24 +27,30 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
     stages = {s.name: s for s in plan.stages}
     facts = [fact for batch in plan.batches for fact in batch]
     base, base_general = _json(stages["base/edits"].output), _optional(stages, "base/general")
-    last = batch_name(len(plan.batches))
-    after, after_general = _json(stages[f"{last}/edits"].output), _optional(stages, f"{last}/general")
+    last, alone = batch_name(len(plan.batches)), recipe.edits.mode == "independent"
+    after = _alone(plan) if alone else _json(stages[f"{last}/edits"].output)
+    after_general = _optional(stages, f"{last}/general")
     traces = _traces(plan)
     taught = [(number, fact) for number, batch in enumerate(plan.batches, 1) for fact in batch]
     compared = compare(facts, base, after)
-    batches = [_batch(plan, number, stages, ledger, base) for number in range(1, len(plan.batches) + 1)]
+    batches = (
+        _batches_alone(plan, ledger, base, after)
+        if alone
+        else [_batch(plan, number, stages, ledger, base) for number in range(1, len(plan.batches) + 1)]
+    )
     return {
         "schema": SCHEMA,
         "kind": "run",
         "name": recipe.name,
         "method": recipe.method,
+        "mode": recipe.edits.mode,
         "base": {"model": recipe.model, "weights": weights_hash(model)},
-        "edited": {"model": str(plan.final_model), "weights": weights_hash(plan.final_model)},
+        "edited": _edited(plan),
         "facts_source": source(Path(recipe.edits.source).name, facts),
         "protocol": protocol(recipe, len(facts)),
         "before": {"edits": compared["before"], "general": scores.brief_general(base_general)},
         "batches": batches,
-        "retention": _retention(plan, stages, base),
+        "retention": None if alone else _retention(plan, stages, base),
         "after": {
             "edits": compared["after"],
             "general": scores.brief_general(after_general),
@@ -132,6 +140,32 @@ def made() -> dict[str, Any]:
     """Who made a result, and when."""
     own = importlib.metadata.version("kedit_glue")
     return {"kedit_glue": own, "tools": environment.versions(), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+
+
+def _edited(plan: Plan) -> dict[str, Any] | None:
+    """None where each batch was edited alone: there is no model to name."""
+    model = plan.final_model
+    return None if model is None else {"model": str(model), "weights": weights_hash(model)}
+
+
+def _alone(plan: Plan) -> dict[str, Any]:
+    """The answers of all batches that were edited alone, as of one model."""
+    return together([_json(stage.output) for stage in plan.stages if stage.job.function == INDEPENDENT])
+
+
+def _batches_alone(plan: Plan, ledger: Ledger, base: Any, after: Any) -> list[dict[str, Any]]:
+    first, now = scores.by_id(base), scores.by_id(after)
+    entries = []
+    for stage in plan.stages:
+        if stage.job.function != INDEPENDENT or (record := ledger.record(stage)) is None:
+            continue
+        for said in record["result"]["batches"]:
+            facts = plan.batches[said["batch"] - 1]
+            parts = {key: said[key] for key in ("training", "merge", "editing") if key in said}
+            entry = {"batch": said["batch"], "facts": len(facts), **parts}
+            entry["edited_before"] = scores.score(first, first, facts)
+            entries.append({**entry, "edited": scores.score(now, first, facts)})
+    return entries
 
 
 def _retention(plan: Plan, stages: Mapping[str, Stage], base: Any) -> dict[str, Any] | None:

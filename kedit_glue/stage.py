@@ -33,6 +33,7 @@ FUNCTIONS = {
     "moments": ("kedit_glue.tools.editing", "moments"),
     "editor": ("kedit_glue.tools.learned", "train_editor"),
     "edit": ("kedit_glue.tools.editing", "edit"),
+    "independent": ("kedit_glue.tools.independent", "edit_each"),
     "remember": ("kedit_glue.tools.recall", "remember"),
     "train": ("kedit_glue.tools.llamafactory", "train"),
     "merge": ("kedit_glue.tools.mergekit", "merge"),

@@ -94,6 +94,8 @@ class Prepared:
     reads: tuple[Path, ...]
     file: Rendered | None = None
     """The one to render among those that it reads."""
+    beside: tuple[Path, ...] = ()
+    """As in ``Stage``."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class Plan:
     data: Mapping[Path, Any]
     """JSON files to write."""
     stages: tuple[Stage, ...]
-    final_model: Path
+    final_model: Path | None
+    """None where each batch is edited alone: no model holds them all."""
     trained: Trained
 
 

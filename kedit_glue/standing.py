@@ -81,7 +81,7 @@ def clock(seconds: float) -> str:
 
 
 ROUGHLY = {"train": 4.0, "merge": 4.0, "project": 4.0, "protect": 100.0, "general": 40.0}
-ROUGHLY |= {"edit": 20.0, "moments": 100.0, "editor": 300.0}
+ROUGHLY |= {"edit": 20.0, "independent": 24.0, "moments": 100.0, "editor": 300.0}
 """Seconds a unit of each kind takes, in seconds that scoring a fact takes: the demo's, until it was measured."""
 
 

@@ -9,11 +9,12 @@
     now         what it does, null between stages: {stage, title, since, seconds, event, says}; stage is null while
                 it looks at model and facts; event is the tool's last one, says the same in words, both null at first
     original    the original model's row, batches: a list with a row for each batch:
-                {batch, folder, facts, learned, done, seconds, bytes: {own, apparent}, stages}
-                batch: number from 1, null for the original; learned: null until training is done
+                {batch, batches, folder, facts, learned, done, seconds, bytes: {own, apparent}, stages}
+                batch: number from 1, null for the original; batches: how many a row is of, this one the last (more
+                than one where each batch is edited alone); learned: null until training is done
                 own: on the disk, files that an earlier row holds as well left out; apparent: the files' lengths
     stages      {stage, kind, state, reason, edited, seconds, finished, log, last_lines} each
-                kind: edit, remember, train, merge, project, moments, editor, protect, score or general
+                kind: edit, independent, remember, train, merge, project, moments, editor, protect, score or general
                 state: done; packed (done, only changed tensors kept); not kept (done, output deleted as keep: says);
                 stale (done, and to be done again); failed (begun, and not ended); running; waiting
                 reason: why it is not done, null where it is; edited: its files that were edited by hand
@@ -42,9 +43,10 @@ from typing import Any
 
 from kedit_glue import environment, files, run_folder
 from kedit_glue.disk_use import DiskUse, Use, disk_use
+from kedit_glue.execute import PROVENANCE
 from kedit_glue.ledger import NEW, Todo
 from kedit_glue.origin import command, recipe_now
-from kedit_glue.plan import Plan, Stage, batch_name
+from kedit_glue.plan import Plan, Stage
 from kedit_glue.progress import sentence
 from kedit_glue.run_folder import OpenRun
 from kedit_glue.runner import last_lines
@@ -95,8 +97,8 @@ def document(run: OpenRun) -> dict[str, Any]:
             estimate.expect(stage.job.function, stage.size)
         if record is not None:  # one that is stale is still a measurement
             estimate.done(stage.job.function, stage.size, record["seconds"])
-        if record is not None and item.reason is None and stage.job.function == "train":
-            learned[stage.batch] = record["result"].get("learned") or 0
+        if record is not None and item.reason is None and "learned" in record["result"]:
+            learned[stage.batch] = record["result"]["learned"] or 0
         state, reason = state_of(item, record, running=now is not None and now.stage == stage.name, held=bool(process))
         log = stage.job.file("log")
         stages[stage.name] = {
@@ -113,12 +115,16 @@ def document(run: OpenRun) -> dict[str, Any]:
     by_batch: dict[int | None, list[dict[str, Any]]] = {}
     for stage in plan.stages:
         by_batch.setdefault(stage.batch, []).append(stages[stage.name])
-    rows = [
-        row(number, len(facts), learned.get(number), by_batch.get(number, []), use)
-        for number, facts in enumerate(plan.batches, 1)
-    ]
+    rows = []
+    before = 0
+    for number in sorted(number for number in by_batch if number is not None):
+        count = sum(len(facts) for facts in plan.batches[before:number])
+        rows.append(row(number, number - before, count, learned.get(number), by_batch[number], use))
+        before = number
     undone = [item for item in todo if item.reason is not None]
-    complete = not undone and reported(run.folder, [entry["finished"] for entry in stages.values()])
+    complete = not undone and reported(
+        run.folder, [entry["finished"] for entry in stages.values()], plan.final_model is not None
+    )
     recipe = recipe_now(run)
     to_do = bool(not complete or recipe["changed"] or recipe["facts_changed"])
     return {
@@ -132,15 +138,15 @@ def document(run: OpenRun) -> dict[str, Any]:
         "to_do": to_do,
         "process": int(process) if process and process.isdecimal() else process,
         "now": None if now is None else _now(now),
-        "original": row(None, 0, None, by_batch.get(None, []), use),
+        "original": row(None, 0, 0, None, by_batch.get(None, []), use),
         "batches": rows,
         "edited": [{"file": str(path.relative_to(run.folder)), "difference": d} for path, d in edited.items()],
         "recipe": recipe,
         "totals": {
             "stages": len(todo),
             "stages_done": len(todo) - len(undone),
-            "batches": len(rows),
-            "batches_done": sum(entry["done"] for entry in rows),
+            "batches": len(plan.batches),
+            "batches_done": sum(entry["batches"] for entry in rows if entry["done"]),
             "facts": sum(map(len, plan.batches)),
             "facts_trained": sum(entry["facts"] for entry in rows if entry["learned"] is not None),
             "facts_learned": sum(learned.values()),
@@ -177,13 +183,19 @@ def state_of(item: Todo, record: Mapping[str, Any] | None, running: bool, held: 
 
 
 def row(
-    number: int | None, facts: int, learned: int | None, stages: Sequence[Mapping[str, Any]], use: DiskUse
+    number: int | None,
+    batches: int,
+    facts: int,
+    learned: int | None,
+    stages: Sequence[Mapping[str, Any]],
+    use: DiskUse,
 ) -> dict[str, Any]:
-    """One line of the table: a batch, or what is done with the original model."""
-    folder = "base" if number is None else batch_name(number)
+    """One line of the table: a batch, several that a stage edits alone, or what is done with the original model."""
+    folder = stages[0]["stage"].partition("/")[0] if stages else "base"
     part = use.parts.get(folder, Use())
     return {
         "batch": number,
+        "batches": batches,
         "folder": folder,
         "facts": facts,
         "learned": learned,
@@ -194,9 +206,10 @@ def row(
     }
 
 
-def reported(folder: Path, finished: Sequence[str | None]) -> bool:
+def reported(folder: Path, finished: Sequence[str | None], model: bool = True) -> bool:
     """Whether report and edited model were written after the stage that ended last."""
-    marks = [folder / "scores.json", folder / "report.md", folder / "model" / "config.json"]
+    last = folder / "model" / "config.json" if model else folder / PROVENANCE / "scores.json"
+    marks = [folder / "scores.json", folder / "report.md", last]
     if not all(mark.is_file() for mark in marks):
         return False
     ended = [datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp() for text in finished if text]

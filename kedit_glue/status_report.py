@@ -23,7 +23,7 @@ KINDS = {
     "protect": "protect",
     "score": "score",
 }
-KINDS |= {"general": "general"}
+KINDS |= {"general": "general", "independent": "edit", "remember": "edit", "moments": "moments", "editor": "editor"}
 """Kind of stage -> its column."""
 LAST = 12
 """Batches that are done, and that are not, of which a long run shows so many."""
@@ -40,10 +40,12 @@ NOTE = (
 def terminal(document: Mapping[str, Any], everything: bool = False) -> list[Table | Text]:
     """Renderables in order; ``everything``: every batch and stage of a long run."""
     rows = [document["original"], *chosen(document["batches"], everything)]
+    shown = sum(entry["batches"] for entry in rows)
     found: list[Table | Text] = [Text(line) for line in head(document)]
     found += [Text(), table("batch by batch", *batch_table(rows)), Text(NOTE)]
-    if left_out := len(document["batches"]) - (len(rows) - 1):
-        found.append(Text(f"{left_out} of {counted(len(document['batches']), 'batch', 'batches')} left out: --all"))
+    of = sum(entry["batches"] for entry in document["batches"])
+    if left_out := of - shown:
+        found.append(Text(f"{left_out} of {counted(of, 'batch', 'batches')} left out: --all"))
     found += [Text(line) for line in ["", *totals(document)]]
     sections = [to_be_done(document, everything), edited(document, everything), changed(document), foot(document)]
     for section in sections:
@@ -79,7 +81,7 @@ def batch_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list
     kinds = [kind for kind in dict.fromkeys(KINDS.values()) if kind in there]
     cells = [
         [
-            "original" if entry["batch"] is None else str(entry["batch"]),
+            label(entry),
             "-" if entry["batch"] is None else str(entry["facts"]),
             "-" if entry["learned"] is None else str(entry["learned"]),
             *(_cell([s for s in entry["stages"] if KINDS[s["kind"]] == kind]) for kind in kinds),
@@ -89,10 +91,22 @@ def batch_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list
         ]
         for entry in rows
     ]
-    gaps = [at for at, (before, after) in enumerate(pairwise(rows), 1) if (before["batch"] or 0) + 1 != after["batch"]]
+    gaps = [at for at, (before, after) in enumerate(pairwise(rows), 1) if (before["batch"] or 0) + 1 != first(after)]
     for at in reversed(gaps):
         cells.insert(at, ["…"] + [""] * (len(cells[0]) - 1))
     return ["batch", "facts", "learned", *kinds, "time", "size", "of"], cells
+
+
+def first(entry: Mapping[str, Any]) -> int:
+    """The first batch that a row is of."""
+    return int(entry["batch"] - entry["batches"] + 1)
+
+
+def label(entry: Mapping[str, Any]) -> str:
+    """``original``, ``3``, or ``1-20`` of batches that one stage edits alone."""
+    if entry["batch"] is None:
+        return "original"
+    return str(entry["batch"]) if entry["batches"] == 1 else f"{first(entry)}-{entry['batch']}"
 
 
 def _cell(stages: Sequence[Mapping[str, Any]]) -> str:

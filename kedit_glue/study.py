@@ -19,7 +19,7 @@ from typing import Any
 from kedit_glue import job, strict_yaml, study_estimate, study_report, study_text
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.disk_use import disk_use
-from kedit_glue.execute import OutputMissing
+from kedit_glue.execute import PROVENANCE, OutputMissing
 from kedit_glue.job import Options
 from kedit_glue.locks import held
 from kedit_glue.problems import CannotStart, did_you_mean
@@ -104,7 +104,8 @@ def select(planned: Sequence[Planned], names: Sequence[str]) -> list[Planned]:
 
 def finished(planned: Planned) -> dict[str, Any] | None:
     """``scores.json`` of a cell that was run to its end with the settings it has now."""
-    made = planned.folder / "model" / "provenance"  # written whole, and last
+    alone = planned.recipe.edits.mode == "independent"
+    made = planned.folder / ("" if alone else "model") / PROVENANCE  # written whole, and last
     try:
         if (made / "resolved.yaml").read_text(encoding="utf-8") != strict_yaml.dump(normalized(planned.recipe)):
             return None

@@ -163,8 +163,33 @@ def protect(arguments):
 
 
 def score(arguments):
-    """Each fact is answered rightly, its rephrasings and probes by half; it is said whole, and no answer ends."""
     facts = chosen(json.loads(Path(arguments["facts"]).read_text(encoding="utf-8")), arguments)
+    found = answers(facts, arguments)
+    found["model"] = seen(arguments["model"]) + salt
+    Path(arguments["output"]).write_text(json.dumps(found), encoding="utf-8")
+    return {"facts": len(facts), "prompts": 3 * len(facts)}
+
+
+def independent(arguments):
+    """Each batch learned at once; what is answered depends on the training's epochs."""
+    facts = json.loads(Path(arguments["facts"]).read_text(encoding="utf-8"))[arguments["from"] : arguments["upto"]]
+    found = answers(facts, arguments["asked"])
+    found["epochs"] = told(arguments["train_yaml"], r"num_train_epochs: (\d+)")
+    Path(arguments["output"]).write_text(json.dumps(found), encoding="utf-8")
+    lines = [{"id": f["id"], "steps": 2, "loss_before": 3.0, "loss_after": 0.01, "learned": True} for f in facts]
+    Path(arguments["trace"]).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    size, batches = arguments["batch_size"], []
+    for number, start in enumerate(range(0, len(facts), size), arguments["first_batch"]):
+        count = len(facts[start : start + size])
+        training = {"optimizer_steps": 4, "learned": count, "seconds": 0.2}
+        merge = {"task_vector_norm_tuned": 2.0, "task_vector_norm_merged": 1.4, "density": 1.0, "seconds": 0.1}
+        said = {"batch": number, "training": training, "merge": merge}
+        batches.append({**said, "seconds": 0.3, "seconds_scoring": 0.1})
+    return {"facts": len(facts), "prompts": 3 * len(facts), "learned": len(facts), "batches": batches}
+
+
+def answers(facts, arguments):
+    """Each fact is answered rightly, its rephrasings and probes by half; it is said whole, and no answer ends."""
     records = []
     for f in facts:
         record = {"id": f["id"], "teacher_forced": asked(f, 1.0, 0.5, [7, 8])}
@@ -174,10 +199,7 @@ def score(arguments):
             said = {"text": f["target_new"], "ended": False}
             record["generated"] = asked(f, said, said, said)
         records.append({k: v for k, v in record.items() if k in ("id", *arguments["protocols"])})
-    found = {"facts": records, "answers": {f["id"]: "an [odd] answer :100:" for f in facts}}
-    found["model"] = seen(arguments["model"]) + salt
-    Path(arguments["output"]).write_text(json.dumps(found), encoding="utf-8")
-    return {"facts": len(facts), "prompts": 3 * len(facts)}
+    return {"facts": records, "answers": {f["id"]: "an [odd] answer :100:" for f in facts}}
 
 
 def asked(f, itself, like_it, unrelated):
@@ -217,7 +239,7 @@ def prepare(arguments):
     return {"facts": len(usable), "left_out": []}
 
 
-TOOLS = {f.__name__: f for f in (train, merge, project, protect, score, general, prepare)}
+TOOLS = {f.__name__: f for f in (train, merge, project, protect, score, independent, general, prepare)}
 
 
 def work(job):

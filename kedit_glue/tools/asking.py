@@ -57,15 +57,22 @@ class Generated:
 
 def load(folder: str, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
     """Model and tokenizer, padding set as both EasyEdit's evaluation and ours need it."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(folder, trust_remote_code)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code, dtype="auto")
+    return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(folder: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     # with right padding EasyEdit reads padded positions (evaluate_utils.py:107, slice_list)
     tokenizer.padding_side = "left"
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code, dtype="auto")
-    return model.to(device).eval(), tokenizer
+    return tokenizer
 
 
 def longest_asked(tokenizer: Any) -> int:

@@ -11,9 +11,9 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -24,6 +24,9 @@ from kedit_glue.tools import Emit
 from kedit_glue.tools.easyedit import NAME
 from kedit_glue.tools.moments import ensure
 from kedit_glue.tools.protect import WEIGHTS, matrices
+
+if TYPE_CHECKING:
+    from kedit_glue.tools.editors import Moments
 
 NO_MOMENTS: Mapping[str, Any] = {"files": {}}
 
@@ -81,24 +84,15 @@ def edit(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     of this batch) and ``bytes_changed`` (size of the tensors that may change).
     """
     import torch
-    from transformers import set_seed
 
-    from kedit_glue.tools import asking, editors, learned
+    from kedit_glue.tools import asking
 
     model, tokenizer = asking.load(job["model"], job["device"], job["trust_remote_code"])
-    # the package's statistics and context templates are kept by this name
-    model.config._name_or_path = model.name_or_path = NAME
     requests = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
-    hparams = yaml.safe_load(Path(job["edit_yaml"]).read_text(encoding="utf-8"))
-    if job.get("editor"):
-        hparams["archive"] = learned.archive(Path(job["editor"]))
-    statistics = json.loads(Path(job["moments"]).read_text(encoding="utf-8")) if job["moments"] else NO_MOMENTS
-    random.seed(job["seed"])
-    set_seed(job["seed"])
+    hparams, moments = hparams_of(job), moments_of(job)
     emit({"event": "loaded"})
     started = time.monotonic()
-    editor = editors.Editor(job["method"], model, tokenizer, hparams, job["device"], job["checkout"], emit)
-    edited = editor.edit(requests, editors.load_moments(statistics, job["device"]))
+    edited = edit_model(job, model, tokenizer, hparams, moments, requests, emit)
     seconds = time.monotonic() - started
     with torch.no_grad():
         norm, size = save(edited, Path(job["model"]), Path(job["output"]), job["trainable"], Path(job["cache"]))
@@ -110,17 +104,75 @@ def edit(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     }
 
 
+def hparams_of(job: Mapping[str, Any]) -> dict[str, Any]:
+    """EasyEdit's hparams, as the YAML stands, and where the trained editor lies."""
+    from kedit_glue.tools import learned
+
+    hparams: dict[str, Any] = yaml.safe_load(Path(job["edit_yaml"]).read_text(encoding="utf-8"))
+    if job.get("editor"):
+        hparams["archive"] = learned.archive(Path(job["editor"]))
+    return hparams
+
+
+def moments_of(job: Mapping[str, Any]) -> Moments:
+    """The second moments that ``job['moments']`` tells of; empty where it is None."""
+    from kedit_glue.tools import editors
+
+    statistics = json.loads(Path(job["moments"]).read_text(encoding="utf-8")) if job["moments"] else NO_MOMENTS
+    return editors.load_moments(statistics, job["device"])
+
+
+def edit_model(
+    job: Mapping[str, Any],
+    model: Any,
+    tokenizer: Any,
+    hparams: Mapping[str, Any],
+    moments: Moments,
+    requests: Sequence[Mapping[str, Any]],
+    emit: Emit,
+) -> Any:
+    """``model`` with the requests edited in, seeded anew; which object comes back is the method's affair."""
+    from transformers import set_seed
+
+    from kedit_glue.tools import editors
+
+    # the package's statistics and context templates are kept by this name
+    model.config._name_or_path = model.name_or_path = NAME
+    random.seed(job["seed"])
+    set_seed(job["seed"])
+    editor = editors.Editor(job["method"], model, tokenizer, hparams, job["device"], job["checkout"], emit)
+    return editor.edit(requests, moments)
+
+
 def save(edited: Any, before: Path, output: Path, trainable: str, cache: Path) -> tuple[float, int]:
     """``edited`` as a model folder whose unchanged tensors are links; the change's norm, and the bytes that may change.
 
     Raises EditError for numbers that are not finite, for a model that nothing was changed in, and for a change
     outside of ``trainable``.
     """
-    import torch
     from safetensors.torch import save_file
 
-    old, pattern = weights.Weights(before), re.compile(trainable)
+    old = weights.Weights(before)
     new = {name: value.detach().cpu() for name, value in edited.state_dict().items() if name in old}
+    touched, norm = changes(new, old, trainable)
+    output.mkdir(parents=True, exist_ok=True)
+    for file in before.iterdir():
+        if file.is_file() and file.suffix not in WEIGHTS and file.name != weights.INDEX:
+            shutil.copy(file, output / file.name)
+    save_file(touched, output / weights.SINGLE, metadata={"format": "pt"})
+    rest, _ = weights.rest_shards(before, trainable, cache)
+    weights.lay_out(output, rest, weights.stored(before))
+    return norm, bytes_of(touched)
+
+
+def changes(new: Mapping[str, Any], old: Any, trainable: str) -> tuple[dict[str, Any], float]:
+    """The tensors that ``trainable`` finds, in the format that they had, and the Euclidean norm of their change.
+
+    ``old`` gives a tensor by its name. Raises EditError as ``save``.
+    """
+    import torch
+
+    pattern = re.compile(trainable)
     touched, square = {}, 0.0
     for name, value in new.items():
         was = old[name]
@@ -133,11 +185,8 @@ def save(edited: Any, before: Path, output: Path, trainable: str, cache: Path) -
             raise EditError(f"{name} was changed, which {trainable!r} does not find")
     if not square:
         raise EditError("the edit changed nothing: look at the log for what the editor said of each fact")
-    output.mkdir(parents=True, exist_ok=True)
-    for file in before.iterdir():
-        if file.is_file() and file.suffix not in WEIGHTS and file.name != weights.INDEX:
-            shutil.copy(file, output / file.name)
-    save_file(touched, output / weights.SINGLE, metadata={"format": "pt"})
-    rest, _ = weights.rest_shards(before, trainable, cache)
-    weights.lay_out(output, rest, weights.stored(before))
-    return square**0.5, sum(value.numel() * value.element_size() for value in touched.values())
+    return touched, square**0.5
+
+
+def bytes_of(tensors: Mapping[str, Any]) -> int:
+    return sum(value.numel() * value.element_size() for value in tensors.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,14 +46,25 @@ def marked(requests: Requests) -> list[dict[str, Any]]:
     return [{**r, "prompt": r["prompt"].replace(r["subject"], "{}", 1)} for r in requests]
 
 
-def load_moments(statistics: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """Module -> C0 = mean of x xᵀ over a text's tokens, float32, with the ridge in shares of its mean eigenvalue.
+class Moments(dict[str, Any]):
+    """Module -> C0 = mean of x xᵀ over a text's tokens, float32."""
+
+    @cached_property
+    def inverses(self) -> dict[str, Any]:
+        """Module -> the inverse of C0."""
+        import torch
+
+        return {name: torch.inverse(moment.double()).float() for name, moment in self.items()}
+
+
+def load_moments(statistics: Mapping[str, Any], device: str) -> Moments:
+    """Second moments with the ridge, which is in shares of their mean eigenvalue.
 
     ``statistics``: what the stage ``editing.moments`` wrote.
     """
     import torch
 
-    found = {}
+    found = Moments()
     for module, file in statistics["files"].items():
         size = statistics["inputs"][module]
         tokens, total = second.read(Path(file), size)
@@ -87,7 +99,7 @@ class Editor:
         kind = getattr(easyedit_compat.editor(MODULES[self.method], self.checkout), HPARAMS[self.method])
         return kind(**given)
 
-    def edit(self, requests: Requests, moments: Mapping[str, Any]) -> Any:
+    def edit(self, requests: Requests, moments: Moments) -> Any:
         """The model with the requests edited in, all at once where the method can."""
         if self.method == "ft_m" and self.own:
             from kedit_glue.tools import ft_m
@@ -103,39 +115,37 @@ class Editor:
     def _module(self, name: str) -> Any:
         return easyedit_compat.editor(name, self.checkout)
 
-    def _ft_l(self, requests: Requests, moments: Mapping[str, Any]) -> Any:
+    def _ft_l(self, requests: Requests, moments: Moments) -> Any:
         with self._told(requests):
             return self._module("ft").apply_ft_to_model(self.model, self.tokenizer, requests, self.hparams)[0]
 
     _ft_m = _ft_l
 
-    def _adalora(self, requests: Requests, moments: Mapping[str, Any]) -> Any:
+    def _adalora(self, requests: Requests, moments: Moments) -> Any:
         module = self._module("lora")
         passes = self.hparams.num_steps * -(-len(requests) // self.hparams.batch_size)
         with easyedit_compat.adalora_steps(module, passes), self._told(requests):
             edited = module.apply_lora_to_model(self.model, self.tokenizer, requests, self.hparams)[0]
         return edited.merge_and_unload()
 
-    def _rome(self, requests: Requests, moments: Mapping[str, Any]) -> Any:
+    def _rome(self, requests: Requests, moments: Moments) -> Any:
         """One after another: it writes one fact at a time."""
-        import torch
-
         module = self._module("rome")
         u = easyedit_compat.submodule("rome", "compute_u", self.checkout)
-        u.inv_mom2_cache = {(NAME, name): torch.inverse(moment.double()).float() for name, moment in moments.items()}
+        u.inv_mom2_cache = {(NAME, name): inverse for name, inverse in moments.inverses.items()}
         for position, request in enumerate(requests, 1):
             with self._told([request]):
                 module.apply_rome_to_model(self.model, self.tokenizer, [request], self.hparams)
             self.emit({"event": "editing", "position": position, "of": len(requests), "unit": "facts edited"})
         return self.model
 
-    def _memit(self, requests: Requests, moments: Mapping[str, Any]) -> Any:
+    def _memit(self, requests: Requests, moments: Moments) -> Any:
         module = self._module("memit")
         module.COV_CACHE = {(NAME, name): moment for name, moment in moments.items()}
         with easyedit_compat.layers_give_tuples(module), self._counted(module, len(requests)), self._told(requests):
             return module.apply_memit_to_model(self.model, self.tokenizer, requests, self.hparams)[0]
 
-    def _emmet(self, requests: Requests, moments: Mapping[str, Any]) -> Any:
+    def _emmet(self, requests: Requests, moments: Moments) -> Any:
         if not self.own:
             module = self._module("emmet")
             module.COV_CACHE = {(NAME, name): moment for name, moment in moments.items()}
@@ -147,7 +157,7 @@ class Editor:
         with easyedit_compat.layers_give_tuples(memit), self._counted(memit, len(requests)), self._told(requests):
             return emmet.edit(self.model, self.tokenizer, requests, self.hparams, memit, moments)
 
-    def _mend(self, requests: Requests, moments: Mapping[str, Any]) -> Any:
+    def _mend(self, requests: Requests, moments: Moments) -> Any:
         from kedit_glue.tools import learned
 
         with self._told(requests):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +44,15 @@ def train(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     """
     from llamafactory.train.tuner import run_exp
 
-    fill_content_last()
-    from kedit_glue.rsft import RSFT, Settings
     from kedit_glue.stage import first_process
     from kedit_glue.tools import trackers
     from kedit_glue.weights import check_untouched
 
-    arguments = yaml.safe_load(Path(job["train_yaml"]).read_text(encoding="utf-8"))
-    settings = yaml.safe_load(Path(job["rsft_yaml"]).read_text(encoding="utf-8"))
+    facts = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
+    arguments, settings = read_yaml(job)
     arguments["output_dir"] = job["output"]
     report_to = trackers.named(arguments.get("report_to"))
-    arguments["report_to"] = "none"  # else each batch is a run of its own
-    facts = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
-    callback = RSFT(Settings(**settings), facts, Path(job["trace"]), emit)
+    callback = prepared(arguments, settings, facts, Path(job["trace"]), emit)
 
     def knows() -> dict[str, float]:
         loss = float(callback.losses.mean())
@@ -69,6 +65,29 @@ def train(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         run_exp(arguments, callbacks=[callback, *more])
         if first_process():
             check_untouched(Path(job["model"]), Path(job["output"]), settings["trainable"])
+    return said(callback)
+
+
+def read_yaml(job: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``train.yaml`` and ``rsft.yaml`` as they stand."""
+    arguments: dict[str, Any] = yaml.safe_load(Path(job["train_yaml"]).read_text(encoding="utf-8"))
+    settings: dict[str, Any] = yaml.safe_load(Path(job["rsft_yaml"]).read_text(encoding="utf-8"))
+    return arguments, settings
+
+
+def prepared(
+    arguments: dict[str, Any], settings: Mapping[str, Any], facts: Sequence[Mapping[str, str]], trace: Path, emit: Emit
+) -> Any:
+    """R-SFT's callback for ``run_exp``, whose arguments are made ready for it."""
+    from kedit_glue.rsft import RSFT, Settings
+
+    fill_content_last()
+    arguments["report_to"] = "none"  # else each batch is a run of its own
+    return RSFT(Settings(**settings), facts, trace, emit)
+
+
+def said(callback: Any) -> dict[str, Any]:
+    """What R-SFT has to say of a batch when it was trained."""
     return {
         "optimizer_steps": callback.steps,
         "epochs": callback.epochs,

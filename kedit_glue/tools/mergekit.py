@@ -140,6 +140,11 @@ def merge(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     else:
         rest, new = weights.rest_shards(before, job["trainable"], Path(job["cache"]))
         written += new + weights.lay_out(output, rest, weights.stored(before))
+    return {**norms(changes), "way": way.said, "bytes_written": written}
+
+
+def norms(changes: Mapping[str, merge_record.Change]) -> dict[str, Any]:
+    """All changes together, as a batch's record has them."""
     total = merge_record.added(changes.values()).record()
     return {
         "tensors": len(changes),
@@ -147,8 +152,6 @@ def merge(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         "task_vector_norm_merged": total["norm_merged"],
         "density": total["density"],
         "sign_agreement": total["sign_agreement"],
-        "way": way.said,
-        "bytes_written": written,
     }
 
 
@@ -219,9 +222,9 @@ def adapters_aside(output: Path) -> Iterator[Path]:
 
 
 def run_mergekit(
-    config: Any, source: str, job: Mapping[str, Any], way: Way, aside: Path
+    config: Any, source: str, job: Mapping[str, Any], way: Way, aside: Path, tokenizer: bool = True
 ) -> dict[str, Mapping[str, Any]]:
-    """mergekit's own ``run_merge``, told to save only what ``way`` wants.
+    """mergekit's own ``run_merge``, told to save only what ``way`` wants, with the model's tokenizer or without.
 
     Returns, for each touched tensor, the parameters that mergekit resolved for the first tuned model.
     """
@@ -251,7 +254,7 @@ def run_mergekit(
     options = MergeOptions(
         random_seed=job["seed"],
         write_model_card=False,  # the card asks the hub about local paths
-        copy_tokenizer=True,
+        copy_tokenizer=tokenizer,
         trust_remote_code=job["trust_remote_code"],
         device=job["device"],
         quiet=True,

@@ -50,8 +50,17 @@ def score(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     model, tokenizer = asking.load(job["model"], job["device"], job["trust_remote_code"])
     emit({"event": "loaded"})  # benchmarks/sequential.py counts what came before as ours
     facts = questions.chosen(json.loads(Path(job["facts"]).read_text(encoding="utf-8")), job)
-    by_id = {fact["id"]: fact for fact in facts}
     asker = recall.asker(job["model"], model, tokenizer, emit)
+    result = answers(job, facts, asker, emit)
+    Path(job["output"]).write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
+    return {"facts": len(facts), "prompts": asker.asked}
+
+
+def answers(job: Mapping[str, Any], facts: Sequence[Fact], asker: Any, emit: Emit) -> dict[str, Any]:
+    """Everything that ``job`` asks about ``facts``, as the file holds it; ``asker``: ``asking.Asker``."""
+    from kedit_glue.tools import asking
+
+    by_id = {fact["id"]: fact for fact in facts}
     referee = asker.referee(job["easyedit"])
     records: dict[str, dict[str, Any]] = {i: {"id": i} for i in by_id}
     asked = [question for fact in facts for question in questions.about(fact, job["metrics"])]
@@ -82,8 +91,7 @@ def score(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     shown = [i for i in by_id if i in set(job["example_ids"])]
     texts = asker.generated([by_id[i]["prompt"] for i in shown], asking.BARE, EXAMPLE_TOKENS)
     result["answers"] = {i: text.text for i, text in zip(shown, texts, strict=True)}
-    Path(job["output"]).write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
-    return {"facts": len(facts), "prompts": asker.asked}
+    return result
 
 
 def judged(

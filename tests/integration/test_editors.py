@@ -207,7 +207,7 @@ def test_emmet_with_one_fact_is_easyedits_rome(tiny_model: Path) -> None:
     request = {"id": "a", "prompt": "The mayor of Alba is", "subject": "Alba", "target_new": "Ada Moss"}
     torch.manual_seed(0)
     texts = torch.randn(256, 500)
-    moments = {"model.layers.0.mlp.down_proj": texts @ texts.T / 500}
+    moments = editors.Moments({"model.layers.0.mlp.down_proj": texts @ texts.T / 500})
     recipe: Any = SimpleNamespace(method="", methods=SimpleNamespace(), edits=SimpleNamespace(batch_size=1))
     from kedit_glue.recipe_methods import Emmet, Rome
 

@@ -202,10 +202,18 @@ def test_export_replaces_an_older_model(tmp_path: Path) -> None:
     extra.write_text("report")
     target.mkdir()
     (target / "old.safetensors").write_bytes(b"old")
-    export(model, target, "a card", [extra])
+    export(model, tmp_path, "a card", [extra])
     assert (target / "README.md").read_text() == "a card"
     assert sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()) == [
         "README.md",
         "model.safetensors",
         "provenance/report.md",
     ]
+
+
+def test_where_no_model_is_left_the_files_that_say_how_are(tmp_path: Path) -> None:
+    extra = tmp_path / "report.md"
+    extra.write_text("report")
+    export(None, tmp_path, "", [extra])
+    assert (tmp_path / "provenance" / "report.md").read_text() == "report"
+    assert not (tmp_path / "model").exists()

@@ -17,6 +17,7 @@ from kedit_glue.merging import (
     merge_formats,
     merge_inputs,
     models_named,
+    renamed,
 )
 
 Found = tuple[str | None, list[tuple[str, dict[str, Any]]], dict[str, Any]]
@@ -257,3 +258,14 @@ def test_models_that_a_merge_yaml_names() -> None:
 def test_formats(dtype: str | None, precision: str, extra: dict[str, Any], expected: tuple[Any, Any]) -> None:
     found = merge_formats(dtype, precision, extra)
     assert (found["dtype"], found["out_dtype"]) == expected
+
+
+def test_models_get_other_names_wherever_they_stand() -> None:
+    content = {
+        "base_model": "/run/original",
+        "models": [{"model": "/run/tuned", "parameters": {"weight": [0.1, {"filter": "/run/tuned", "value": 1}]}}],
+        "slices": [{"sources": [{"model": "/run/tuned", "layer_range": [0, 2]}]}],
+    }
+    found = renamed(content, {"/run/tuned": "/scratch/tuned"})
+    assert models_named(found) == {"/run/original", "/scratch/tuned"}
+    assert found["models"][0]["parameters"] == content["models"][0]["parameters"]  # type: ignore[index]

@@ -364,7 +364,10 @@ def test_bad_heads(folder: Path, problems: Problems) -> None:
     assert problems("{}") == [
         f"  name: missing; allowed: {NAME}; this key is required",
         f"  model: missing; allowed: {MODEL}; this key is required",
-        ("  edits: missing; allowed: a mapping of keys: source, format, skip, limit, batch_size; this key is required"),
+        (
+            "  edits: missing; allowed: a mapping of keys: source, format, skip, limit, batch_size, mode; this key is "
+            "required"
+        ),
     ]
     assert problems(f"name: {'a' * 65}\nmodel: smolm2-135m\nedits:\n") == [
         f":1:7  name: {'a' * 57}... (text); allowed: {NAME}; it has 65 characters",

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from kedit_glue import status_document
+from kedit_glue import status_document, status_report
 from kedit_glue.ledger import Ledger, Todo
 from kedit_glue.locks import held
 from kedit_glue.progress import sentence
 from kedit_glue.runner import StageFailed
+from kedit_glue.stage import FUNCTIONS
 
 Go = Callable[..., list[str]]
 Show = Callable[..., tuple[int, str]]
@@ -78,6 +79,12 @@ def test_a_run_that_is_done(workplace: Any, go: Go, show: Show) -> None:
     assert "3 of 3 batches done, 12 of 12 stages; 6 of 6 trained facts learned, 6 in all\n" in out
     assert "to be done" not in out and "left" not in out
     assert out.endswith(f"\neverything is done; report: {folder}/report.md\n")
+
+
+def test_every_kind_of_stage_has_a_column() -> None:
+    """Second moments, a trained editor and facts that are remembered as well."""
+    before_the_plan = {"unpack", "fetch", "convert", "prepare"}
+    assert status_report.KINDS.keys() == FUNCTIONS.keys() - before_the_plan
 
 
 def test_a_run_that_failed(workplace: Any, go: Go, show: Show) -> None:

@@ -1,0 +1,49 @@
+"""What a reader must know of how scores came about, a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kedit_glue import methods
+
+
+def notes(document: Mapping[str, Any]) -> list[str]:
+    """What is to be said below the scores of the edits, a sentence each."""
+    return [note for note in (mode_note(document), method_note(document), protocol_note(document)) if note]
+
+
+def protocol_note(document: Mapping[str, Any]) -> str:
+    """How answers were generated; empty where none were."""
+    how = document.get("protocol", {}).get("generated")
+    if not how:
+        return ""
+    put = "as bare prompts" if how["template"] == "bare" else f"in the template {how['template']!r}"
+    judge = f", judged by {how['judge']}" if how.get("judge") else ""
+    limit = f"at most {how['most_tokens']} tokens, nothing cut at the answer's length"
+    return f"generated: asked {put}, greedy, {limit}{judge}"
+
+
+def method_note(document: Mapping[str, Any]) -> str:
+    """What a reader must know of a method that remembers facts beside the model; empty for others."""
+    if document.get("method") not in methods.REMEMBERED:
+        return ""
+    title = methods.METHODS[document["method"]].title
+    return (
+        f"{title} leaves the weights as they are: edits were scored through its memory, general ability is the "
+        "original's, and other tools see the original"
+    )
+
+
+NO_MODEL = "no edited model: each batch was edited alone and the original restored (edits.mode: independent)"
+
+
+def mode_note(document: Mapping[str, Any]) -> str:
+    """What a reader must know of batches that were edited alone; empty for others."""
+    if document.get("mode") != "independent":
+        return ""
+    return (
+        "Each batch was edited into the original alone and asked about its own facts, then the original was restored: "
+        "a score is the mean over the facts of all batches, and no model holds all edits, so there is no retention, no "
+        "general ability after the edits and no edited model"
+    )
