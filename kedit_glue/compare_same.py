@@ -29,7 +29,7 @@ class Differs:
 def differences(entries: Sequence[Entry], keys: Sequence[str]) -> list[Differs]:
     """All that keeps the results from being compared in the columns ``keys``; empty where nothing does."""
     shared = common(entries)
-    found = [base_models(entries), other_items(entries, shared)]
+    found = [base_models(entries), modes(entries), other_items(entries, shared)]
     metrics = [key for key in keys if protocol_of(key) != GENERAL]
     for protocol in dict.fromkeys(map(protocol_of, metrics)):
         found += settings(entries, protocol)
@@ -60,6 +60,12 @@ def base_models(entries: Sequence[Entry]) -> Differs | None:
     if not all(base.weights for _, base in bases):
         return same("base model", [(entry, base.model, base.model) for entry, base in bases])
     return same("base model", [(entry, base.weights, f"{base.model}, weights {base.weights}") for entry, base in bases])
+
+
+def modes(entries: Sequence[Entry]) -> Differs | None:
+    """One model that holds all edits, or each batch's own."""
+    of = [(entry, entry.result.mode or "sequential") for entry in entries]
+    return same("edits.mode", [(entry, mode, mode) for entry, mode in of])
 
 
 def other_items(entries: Sequence[Entry], shared: Sequence[Item]) -> Differs | None:

@@ -91,7 +91,7 @@ def edited(
         "batch_size": recipe.edits.batch_size,
         "trainable": common.trainable,
         "checkout": recipe.methods.easyedit,
-        "asked": dict(asked),
+        "asked": about(asked, facts),
     }
     arguments = {
         **settings,
@@ -122,6 +122,17 @@ def edited(
     depends = {**settings, "facts": hashed(facts), "first": before}
     reads = tuple(file.path for file in common.files)
     return Prepared(job, output, depends, reads, beside=(trace,) if trace else ())
+
+
+def about(asked: Mapping[str, Any], facts: Sequence[Fact]) -> dict[str, Any]:
+    """How these facts are asked about: of the ids in ``asked`` theirs alone."""
+    own = {fact["id"] for fact in facts}
+
+    def of(ids: Sequence[str]) -> list[str]:
+        return [i for i in ids if i in own]
+
+    said = {**asked["generate"], "ids": of(asked["generate"]["ids"])}
+    return {**asked, "generate": said, **{key: of(asked[key]) for key in ("fluency_ids", "example_ids")}}
 
 
 def folder_name(numbers: range) -> str:

@@ -103,6 +103,8 @@ def test_a_batch_is_what_a_sequential_run_makes_of_it_as_its_first(go: Any, meth
     for fact, expected in theirs.items():
         for protocol in ("teacher_forced", "likelihood"):
             assert ours[fact][protocol] == expected[protocol]
+        if "generated" in ours[fact]:
+            assert ours[fact]["generated"] == expected["generated"]
         assert ours[fact]["likelihood"]["edit_success"] != before[fact]["likelihood"]["edit_success"]
     batches = [json.loads((f / "scores.json").read_text(encoding="utf-8"))["batches"] for f in (alone, first)]
     for kind, keys in (

@@ -263,6 +263,8 @@ BARE = {"generated": {"template": "bare", "most_tokens": 20, "facts": 5}}
         ({"base": {"model": "m", "weights": "9"}}, ["base model: m, weights 0123 (a); m, weights 9 (b)"]),
         ({"base": {"model": "m", "weights": None}}, []),
         ({"base": {"model": "x", "weights": None}}, ["base model: m (a); x (b)"]),
+        ({"mode": "independent", "edited": None}, ["edits.mode: sequential (a); independent (b)"]),
+        ({"mode": "sequential"}, []),
         ({"protocol": EASYEDIT}, ["scorer (teacher_forced): batched (a); easyedit (b)"]),
         ({"protocol": {}}, []),
         ({"facts": [F0]}, ["items: 2 facts (a); 1 fact (b); 1 in common"]),

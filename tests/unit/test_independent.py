@@ -121,11 +121,9 @@ def test_the_merge_names_what_training_leaves_and_the_original(alone: Callable[.
 
 
 def test_facts_behind_do_not_redo_the_stages_before(alone: Callable[..., Plan]) -> None:
-    first, more = alone(facts=40, batch_size=1), alone(facts=60, batch_size=1)
-    settings = [
-        [{k: v for k, v in s.settings.items() if k != "asked"} for s in plan.stages if "independent" in s.name]
-        for plan in (first, more)
-    ]
+    bare = "score: {edits: {fluency_facts: 0, generated: {facts: 0}}, examples: 0}"  # which are spread over all facts
+    plans = alone(bare, facts=40, batch_size=1), alone(bare, facts=60, batch_size=1)
+    settings = [[s.settings for s in plan.stages if s.job.function == "independent"] for plan in plans]
     assert settings[1][:2] == settings[0]
     assert len({s["facts"] for s in settings[1]}) == 3
 
@@ -146,6 +144,14 @@ def test_again(alone: Callable[..., Plan], patterns: list[str], batch: int | Non
     plan = alone(facts=45, batch_size=1)
     stages = [s.name for s in plan.stages if s.job.function == "independent"]
     assert sorted(again_from(plan, patterns, batch)) == [stages[n] for n in expected]
+
+
+def test_a_stage_is_told_of_its_own_facts_alone(alone: Callable[..., Plan]) -> None:
+    plan = alone("score: {edits: {fluency_facts: 3, generated: {facts: 6}}, examples: 3}", facts=45, batch_size=1)
+    asked = [s.settings["asked"] for s in plan.stages if s.job.function == "independent"]
+    assert [len(one["generate"]["ids"]) for one in asked] == [3, 2, 1]
+    assert [one["fluency_ids"] for one in asked] == [["f7"], ["f22", "f37"], []]
+    assert [one["example_ids"] for one in asked] == [["f7"], ["f22", "f37"], []]
 
 
 def test_answers_of_several_batches_are_one_file() -> None:
@@ -225,6 +231,8 @@ def test_a_run(work: Any) -> None:
     assert "all_so_far" not in document["batches"][3]
     success = document["after"]["edits"]["edit_success.teacher_forced.token_accuracy"]
     assert (success["mean"], success["facts"]) == (1.0, 6)
+    with pytest.raises(result.ResultError, match="edited is null, which is for independent edits only"):
+        result.check({**document, "mode": "sequential"})
     assert not (work.run_folder / "model").exists()
     assert (work.run_folder / "provenance" / "scores.json").is_file()
     assert "6 facts in 6 batches, each alone; edit success 100.0 %" in work.said
