@@ -118,6 +118,7 @@ def test_the_merge_names_what_training_leaves_and_the_original(alone: Callable[.
     assert said["base_model"] == "/models/original"
     assert [model["model"] for model in said["models"]] == [tuned]
     assert text.startswith("# Each batch alone: task_arithmetic of the original and tuned.")
+    assert "Runs as it stands" not in text and "no such folder is ever written" in text
 
 
 def test_facts_behind_do_not_redo_the_stages_before(alone: Callable[..., Plan]) -> None:
