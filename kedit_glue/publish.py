@@ -121,6 +121,10 @@ def hub_id(text: str, option: str = "--to") -> str:
 
 def finished(run: OpenRun) -> Finished:
     """Raises CannotStart for a run that has not come to its end, or whose model is not the one that was scored."""
+    if run.recipe.edits.mode == "independent":
+        raise CannotStart(
+            f"{run.folder} edited each batch alone (edits.mode: independent): there is no one edited model to give away"
+        )
     if process := holder(run.folder):
         raise CannotStart(f"{run.folder} is in use by process {process}: wait until it has ended")
     records = {stage.name: run.ledger.record(stage) for stage in run.plan.stages}
@@ -136,7 +140,7 @@ def finished(run: OpenRun) -> Finished:
     record = records[last.name]
     if record is None or not model.is_dir():
         raise CannotStart(f"{model} is gone: {publication.AGAIN}")
-    if scored.edited.weights != record["content"]:
+    if scored.edited is None or scored.edited.weights != record["content"]:
         raise CannotStart(
             f"{run.folder}: scores.json tells of another model than {last.name} made: run the recipe again"
         )

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -262,3 +263,12 @@ def test_a_shard_that_is_cut_off(whole: Finished) -> None:
     file.write_bytes(b"\0")
     with pytest.raises(WeightsError, match="is no whole safetensors file"):
         publication.whole_model(whole, Base("b", whole.original), Cleaning([], {}, "/h/x"))
+
+
+def test_a_run_of_batches_alone_has_no_model(
+    workplace: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workplace.go("edits.mode=independent", "merge.onto=base", "score.general.when=never")
+    capsys.readouterr()
+    assert main([str(workplace.run_folder), "--to", str(tmp_path / "out")]) == 2
+    assert "edited each batch alone (edits.mode: independent): there is no one edited model" in capsys.readouterr().err
