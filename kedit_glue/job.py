@@ -22,6 +22,7 @@ from kedit_glue import (
     methods,
     models,
     nodes,
+    page,
     records,
     report,
     result,
@@ -394,6 +395,7 @@ def finish(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path, folder: Path
     for part in report.terminal(document):
         display.console.print(part, markup=False, emoji=False)
     display.say(f"\n{report.headline(document)}", style="bold")
-    display.say(f"report: {folder / 'report.md'}\n{f'edited model: {folder}/model' if plan.final_model else NO_MODEL}")
+    display.say(f"report: {page.write_run(folder)} and report.md")
+    display.say(f"edited model: {folder}/model" if plan.final_model else NO_MODEL)
     display.tell("run_finished", scores=document["after"])
     return document

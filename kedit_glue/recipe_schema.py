@@ -11,6 +11,7 @@ from kedit_glue.recipe_keys import WORKING_FOLDERS, Section, key, number, switch
 from kedit_glue.recipe_methods import Method, Methods
 from kedit_glue.recipe_score import Score
 from kedit_glue.recipe_values import check_layers, check_modules, check_parameters, check_pattern, no_repeats
+from kedit_glue.recipe_verdict import Verdict
 
 FactFormat = Literal[
     "auto", "knowedit", "counterfact", "zsre", "wikibigedit", "qaedit", "mquake", "rippleedits", "records", "csv"
@@ -285,6 +286,9 @@ class Recipe(Section):
     merge: Merge = Field(default_factory=Merge, description="How the tuned model is merged (mergekit).")
     methods: Methods = Field(default_factory=Methods, description="The other methods' settings, a section each.")
     score: Score = Field(default_factory=Score, description="What is measured, and when.")
+    verdict: Verdict = Field(
+        default_factory=Verdict, description="What the edited model has to reach before the report says ship."
+    )
     keep: Literal["deltas", "all", "last"] = key(
         "deltas",
         "What stays of the batches before the last, their changed tensors, every model whole, or nothing",

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kedit_glue import metrics
+from kedit_glue import verdict as verdicts
 from kedit_glue.metrics import METRICS, Metric
 from kedit_glue.problems import listed
 from kedit_glue.progress import duration
@@ -248,7 +249,7 @@ def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
         )
     if missed := lost(document):
         found.append(Text(f"not wholly answered: {_names(missed, 10)}"))
-    return found
+    return [*found, *map(Text, verdicts.lines(document))]
 
 
 def one_line(text: str, most: int = 80) -> str:
@@ -265,6 +266,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
         f"{headline(document)}.",
         "",
+        *(part for line in verdicts.lines(document) for part in (f"**{line}.**", "")),
         "## Edits",
         "",
         *markdown_table(EDIT_HEAD, edit_rows(document)),

@@ -321,6 +321,25 @@ class Cost(Part):
     )
 
 
+class Reason(Part):
+    """One threshold, and whether it is reached."""
+
+    met: bool | None = Field(description="null where it cannot be told: not measured, or within the noise")
+    says: Text = Field(description="in words")
+
+
+class Verdict(Part):
+    """Whether the edited model may ship, by the recipe's thresholds."""
+
+    answer: Literal["ship", "do not ship", "cannot tell"] = Field(
+        description="ship: every threshold is reached; do not ship: one is missed; cannot tell: neither"
+    )
+    reasons: list[Reason] = Field(description="in the order of the thresholds")
+    thresholds: dict[Text, Number | None] = Field(
+        description="the recipe's verdict section, or its defaults; null: nothing was asked"
+    )
+
+
 class Made(Part):
     """What made the file."""
 
@@ -371,6 +390,9 @@ class Result(Part):
         description="file beside this one with all generated texts; null where protocol.generated is absent",
     )
     cost: Cost | None = Field(default=None, description="what editing took; null for a pair, and in earlier files")
+    verdict: Verdict | None = Field(
+        default=None, description="whether the edited model may ship, and why; null in files of earlier versions"
+    )
     seconds: dict[Text, Seconds] = Field(description="wall seconds by kind of stage, all: their sum")
     made: Made | None = Field(default=None, description="by what and when; null in files of schema 1, which do not say")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import environment, metrics, records, scores
+from kedit_glue import environment, metrics, records, scores, verdict
 from kedit_glue.batch_files import INDEPENDENT
 from kedit_glue.independent import together
 from kedit_glue.ledger import Ledger
@@ -38,7 +38,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
         if alone
         else [_batch(plan, number, stages, ledger, base) for number in range(1, len(plan.batches) + 1)]
     )
-    return {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "run",
         "name": recipe.name,
@@ -73,6 +73,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
         "seconds": _seconds(plan, ledger),
         "made": made(),
     }
+    return {**document, "verdict": verdict.judged(document, recipe.verdict.model_dump())}
 
 
 def compare(facts: Sequence[Fact], base: Any, after: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import check, environment, report, result
+from kedit_glue import check, environment, page, report, result
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.facts import FORMATS
 from kedit_glue.models import kind_of
@@ -136,7 +136,7 @@ def score(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     for part in report.terminal(document):
         display.console.print(part, markup=False, emoji=False)
     display.say(f"\n{report.headline(document)}", style="bold")
-    display.say(f"report: {folder / 'report.md'}")
+    display.say(f"report: {page.write_run(folder)} and report.md")
     return document
 
 

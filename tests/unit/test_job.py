@@ -53,7 +53,8 @@ def test_a_run_from_recipe_to_report(workplace: Any, display: Display) -> None:
     folder = workplace.run_folder
     top = {
         ".lock", ".stage.lock", "base", "batch_001", "batch_002", "batch_003", "environment.json", "events.jsonl",
-        "facts.json", "log.txt", "model", "recipe.yaml", "report.md", "resolved.yaml", "scores.json", "setup",
+        "facts.json", "log.txt", "model", "recipe.yaml", "report.html", "report.md", "resolved.yaml", "scores.json",
+        "setup",
     }  # fmt: skip
     assert {p.name for p in folder.iterdir()} == top
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))

@@ -1,0 +1,157 @@
+"""The page of a study. Pure: its cells' results in, a ``Page`` out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kedit_glue import strict_yaml, study_report, verdict
+from kedit_glue.page import facts, of_grid
+from kedit_glue.page.content import Page, Section, Table, banner
+from kedit_glue.page.of_grid import Cell
+from kedit_glue.report import counted
+from kedit_glue.study_report import About, Result
+
+
+def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
+    cells = of_grid.cells_of(results)
+    document = study_report.table(about, results)
+    rows = facts.across([(cell.name, cell.document) for cell in cells])
+    verdicts = {cell.name: cell.document.get("verdict") or verdict.judged(cell.document) for cell in cells}
+    everything = len({(f["id"], f["prompt"], f["target_new"]) for cell in cells for f in cell.document["facts"]})
+    return Page(
+        "Study",
+        about.study,
+        f"{counted(len(results), 'cell', 'cells')} of {about.recipe}"
+        + (f" · axes: {', '.join(about.axes)}" if about.axes else ""),
+        headline(cells),
+        overall(verdicts, results),
+        tiles(cells),
+        sections(about, document, verdicts),
+        of_grid.figures(about, results),
+        rows,
+        {"cells": [cell.name for cell in cells], "all": everything},
+        "Made by kedit_glue from the cells' scores.json. This page asks no network.",
+    )
+
+
+def headline(cells: Sequence[Cell]) -> str:
+    having = [cell for cell in cells if cell.row["harmonic"] is not None]
+    if not cells:
+        return "No cell has a result yet."
+    if not having:
+        return f"{counted(len(cells), 'cell has', 'cells have')} a result."
+    top = max(having, key=lambda cell: float(cell.row["harmonic"]))
+    return f"Best by H, the harmonic mean: {top.name}, {100 * top.row['harmonic']:.1f} %."
+
+
+def overall(verdicts: Mapping[str, Mapping[str, Any]], results: Sequence[Result]) -> dict[str, Any]:
+    """A banner: how many cells may ship, the reasons of none."""
+    counts = Counter(found["answer"] for found in verdicts.values())
+    best = next((a for a in (verdict.SHIP, verdict.UNKNOWN, verdict.DO_NOT) if counts[a]), verdict.UNKNOWN)
+    made = banner({"answer": best, "reasons": []}, ())
+    names = {a: [cell for cell, found in verdicts.items() if found["answer"] == a] for a in counts}
+    met = {verdict.SHIP: True, verdict.UNKNOWN: None, verdict.DO_NOT: False}
+    reasons = [
+        {"met": met[a], "says": f"{a}: {', '.join(names[a][:8])}{' …' if len(names[a]) > 8 else ''}"}
+        for a in met
+        if counts[a]
+    ]
+    if lacking := [r.cell for r in results if r.document is None]:
+        reasons.append(
+            {"met": False, "says": f"without a result: {', '.join(lacking[:8])}{' …' if len(lacking) > 8 else ''}"}
+        )
+    told = banner({"answer": best, "reasons": reasons}, ())
+    return {**made, "reasons": told["reasons"], "answer": f"{counts[verdict.SHIP]} of {len(results)} may ship"}
+
+
+def tiles(cells: Sequence[Cell]) -> list[dict[str, str]]:
+    """The best cell of each measure."""
+    found = []
+    for name, value in of_grid.measures(cells):
+        points = [p for cell in cells if (p := value(cell, cell.name)).y is not None]
+        top = max(points, key=lambda p: p.y or 0.0)
+        found.append(
+            {
+                "title": f"most {name}" if name != of_grid.HARMONIC else name,
+                "after": f"{top.y:.1f} %",
+                "before": str(top.x),
+            }
+        )
+    return found
+
+
+def sections(about: About, document: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, Any]]) -> list[Section]:
+    lacking = [[row["cell"], row["cause"] or "not run yet"] for row in document["cells"] if "metrics" not in row]
+    return [
+        Section("overview", "Overview", places=("cells", "radar")),
+        Section("axes", "Along an axis", places=("curves",)),
+        Section(
+            "trade-offs",
+            "Trade-offs",
+            "Each point is a cell. On the Pareto front are the cells that no other beats in both.",
+            places=("success_locality", "success_general", "generalization_locality"),
+        ),
+        Section("compare", "Compared", places=("less", "general", "retention_curve")),
+        Section("cost", "Cost", places=("cost", "worth")),
+        Section(
+            "cells",
+            "Cells",
+            tables=[
+                cells_table(document, verdicts),
+                Table("Without a result", ["cell", "cause"], lacking, numbers=False),
+                Table(
+                    "Settings",
+                    ["cell", "sets"],
+                    [[r["cell"], study_report.said(r["settings"])] for r in document["cells"]],
+                    numbers=False,
+                ),
+            ],
+        ),
+        Section(
+            "facts",
+            "Facts",
+            "Those that most cells miss come first. A cell misses a fact when an answer token behind the edit's own "
+            "prompt is wrong, or the generated answer is.",
+            facts={
+                "heads": ["missed", "prompt", "new answer", "before", "more"],
+                "orders": [("failed", "most missed first")],
+            },
+        ),
+        reproduce(about),
+    ]
+
+
+def cells_table(document: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, Any]]) -> Table:
+    """All measured cells, with intervals and costs."""
+    rows = [row for row in document["cells"] if "metrics" in row]
+    part = {**document, "cells": rows}
+    columns = [("cell", [row["cell"] for row in rows]), ("verdict", [verdicts[row["cell"]]["answer"] for row in rows])]
+    columns += study_report.axis_columns(part)
+    columns += study_report.edit_columns(rows, with_interval)
+    columns += study_report.cost_columns(part)
+    return Table(
+        "Every cell",
+        [head for head, _ in columns],
+        [list(cells) for cells in zip(*(values for _, values in columns), strict=True)],
+        f"Edits: {study_report.EDITS_NOTE}. General ability: {study_report.COST_NOTE}.",
+    )
+
+
+def with_interval(entry: Mapping[str, Any]) -> str:
+    half = "" if entry["half_95"] is None else f" ± {100 * entry['half_95']:.1f}"
+    return f"{100 * entry['mean']:.1f}{half}"
+
+
+def reproduce(about: About) -> Section:
+    texts = [("Set in every cell", strict_yaml.dump(dict(about.set)).rstrip())] if about.set else []
+    rows = [("recipe", about.recipe), ("baseline", about.baseline), ("axes", ", ".join(about.axes) or "none")]
+    return Section(
+        "reproduce",
+        "How to reproduce",
+        "Run the study's file again with python -m kedit_glue.study: what is done stands. Each cell's own report.html "
+        "is in its folder.",
+        texts=texts,
+        lists=[("Study", rows)],
+    )

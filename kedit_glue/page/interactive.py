@@ -1,0 +1,282 @@
+"""A figure as plotly's JSON: data and layout. Colours of page and text are the page's own script's. Pure."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from kedit_glue.page.figure import Axis, Figure, Point, Series, named, short
+
+ROW = 30
+"""Pixels of a category down the side."""
+HEIGHT = 400
+CELLS_WITH_TEXT = 144
+PART = "\x00"
+
+
+def spec(figure: Figure) -> dict[str, Any]:
+    """``data`` and ``layout`` for ``Plotly.newPlot``."""
+    made = {"radar": radar, "lines": lines, "points": points, "dots": dots, "bars": bars, "heat": heat}[figure.kind]
+    data, layout = made(figure)
+    many = len(data) > 1
+    base = {
+        "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
+        "showlegend": many and figure.kind != "heat",
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemsizing": "constant"},
+        "hovermode": "closest",
+        "height": HEIGHT,
+        "font": {"size": 13},
+    }
+    return {"data": data, "layout": base | layout}
+
+
+def plain(text: object) -> str:
+    """A text that plotly shows as it stands: it takes some HTML for markup."""
+    return html.escape(str(text), quote=False)
+
+
+def hover(figure: Figure, series: Series, p: Point) -> str:
+    """What stands beside a point."""
+    lines = [f"<b>{plain(short(p.label or (p.x if isinstance(p.x, str) else series.name)))}</b>"]
+    if p.label or isinstance(p.x, str):
+        lines += [plain(short(series.name))] if len(figure.series) > 1 else []
+    if not isinstance(p.x, str):
+        lines.append(f"{plain(figure.x.title)}: {value(p.x, figure.x.unit)}{ends(p.x_low, p.x_high)}")
+    lines.append(f"{plain(figure.y.title)}: {value(p.y, figure.y.unit)}{ends(p.low, p.high)}")
+    if p.count is not None:
+        lines.append(f"over {p.count}")
+    return "<br>".join(lines)
+
+
+def value(number: float | None, unit: str) -> str:
+    return "not measured" if number is None else f"{number:.4g}{f' {unit}' if unit else ''}"
+
+
+def ends(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{low:.4g}, {high:.4g}]"
+
+
+def errors(points: Sequence[Point], across: bool = False) -> dict[str, Any]:
+    """Error bars, of ``x`` where ``across``; plotly takes lengths, not ends."""
+    found = [(p.x, p.x_low, p.x_high) if across else (p.y, p.low, p.high) for p in points]
+    up = [high - float(middle or 0) if high is not None else 0 for middle, _, high in found]
+    down = [float(middle or 0) - low if low is not None else 0 for middle, low, _ in found]
+    drawn = any(up) or any(down)
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.4, "width": 4} | (
+        {"visible": drawn}
+    )
+
+
+def axis(of: Axis, **more: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "title": {"text": plain(of.head), "standoff": 8, "font": {"size": 13}},
+        "automargin": True,
+        "zeroline": False,
+    }
+    if of.log:
+        made["type"] = "log"
+    elif of.whole == (0.0, 0.0):
+        made["rangemode"] = "tozero"
+    elif of.whole is not None:
+        low, high = of.whole
+        margin = 0.03 * (high - low)
+        made["range"] = [low - margin, high + margin]
+    return made | more
+
+
+def places(names: Sequence[str]) -> dict[str, Any]:
+    """Ticks of categories at 0, 1, …: plotly would take names such as ``4`` or ``2024-01`` for numbers or dates."""
+    return {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": [wrapped(n) for n in names]}
+
+
+def wrapped(text: str, width: int = 20) -> str:
+    """On at most three lines."""
+    parted = short(text).replace("_", f"_{PART} ")  # names have no spaces to part them at
+    found = textwrap.wrap(parted, width + parted.count(PART), max_lines=3, placeholder="…")
+    return "<br>".join(plain(line.replace(f"{PART} ", "").replace(PART, "")) for line in found)
+
+
+def line_at(of: Axis, upright: bool) -> list[dict[str, Any]]:
+    if of.mark is None:
+        return []
+    along, across = ("x", "y") if upright else ("y", "x")
+    ends_of = {f"{across}0": 0, f"{across}1": 1, f"{across}ref": "paper"}
+    return [
+        {"type": "line", f"{along}0": of.mark, f"{along}1": of.mark, **ends_of, "line": {"width": 1.5, "dash": "dot"}}
+    ]
+
+
+def texts(figure: Figure, series: Series) -> dict[str, Any]:
+    return {"hovertext": [hover(figure, series, p) for p in series.points], "hoverinfo": "text"}
+
+
+def radar(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
+    names = figure.categories()
+    data = []
+    for series, colour, mark in named(figure.series):
+        once = [*series.points, *series.points[:1]]
+        data.append(
+            {
+                "type": "scatterpolar",
+                "name": plain(short(series.name)),
+                "r": [p.y for p in once],
+                "theta": [wrapped(str(p.x), 14) for p in once],
+                "mode": "lines+markers",
+                "marker": {"color": colour, "symbol": mark, "size": 7},
+                "line": {"color": colour, "width": 2, "dash": "dot" if series.quiet else "solid"},
+                "fill": "none" if series.quiet or len(figure.series) > 2 else "toself",
+                "fillcolor": f"{colour}33",
+                "hovertext": [hover(figure, series, p) for p in once],
+                "hoverinfo": "text",
+            }
+        )
+    layout = {
+        "polar": {
+            "radialaxis": {"range": [0, 100], "ticksuffix": " %", "tickvals": [25, 50, 75, 100], "angle": 90},
+            "angularaxis": {"type": "category", "direction": "clockwise", "rotation": 90, "period": len(names)},
+        },
+        "margin": {"l": 96, "r": 96, "t": 36, "b": 28},
+        "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.12, "yanchor": "top"},
+        "height": HEIGHT + 22 * len(figure.series),
+    }
+    return data, layout
+
+
+def lines(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
+    names = figure.categories()
+    numeric = figure.numeric()
+    data = []
+    for series, colour, mark in named(figure.series):
+        data.append(
+            {
+                "type": "scatter",
+                "name": plain(short(series.name)),
+                "x": [p.x if numeric else names.index(str(p.x)) for p in series.points],
+                "y": [p.y for p in series.points],
+                "mode": "lines+markers" if series.line else "markers",
+                "marker": {"color": colour, "symbol": mark, "size": 8},
+                "line": {"color": colour, "width": 2},
+                "error_y": errors(series.points) | {"color": colour},
+                **texts(figure, series),
+            }
+        )
+    values = sorted({float(p.x) for s in figure.series for p in s.points}) if numeric else []
+    few = {"tickmode": "array", "tickvals": values, "ticktext": [f"{v:g}" for v in values]} if len(values) <= 12 else {}
+    return data, {
+        "xaxis": axis(figure.x, **(few if numeric else places(names))),
+        "yaxis": axis(figure.y),
+        "shapes": line_at(figure.y, upright=False),
+    }
+
+
+def points(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
+    data = []
+    for series, colour, mark in named(figure.series):
+        labels = series.shows_labels
+        data.append(
+            {
+                "type": "scatter",
+                "name": plain(short(series.name)),
+                "x": [p.x for p in series.points],
+                "y": [p.y for p in series.points],
+                "mode": f"{'lines+' if series.line and len(series.points) > 1 else ''}markers{'+text' * labels}",
+                "text": [plain(short(p.label, 28)) for p in series.points] if labels else None,
+                "textposition": [("top center", "bottom center")[at % 2] for at in range(len(series.points))],
+                "textfont": {"size": 11},
+                "cliponaxis": False,
+                "marker": {"color": colour, "symbol": mark, "size": 10},
+                "line": {"color": colour, "width": 1.5, "dash": "dash"},
+                "error_x": errors(series.points, across=True) | {"color": f"{colour}88"},
+                "error_y": errors(series.points) | {"color": f"{colour}88"},
+                **texts(figure, series),
+            }
+        )
+    return data, {"xaxis": axis(figure.x), "yaxis": axis(figure.y)}
+
+
+def dots(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
+    names = figure.categories()
+    count = len(figure.series)
+    data = []
+    for number, (series, colour, mark) in enumerate(named(figure.series)):
+        aside = (number - (count - 1) / 2) * min(0.24, 0.6 / count)
+        data.append(
+            {
+                "type": "scatter",
+                "name": plain(short(series.name)),
+                "x": [p.y for p in series.points],
+                "y": [names.index(str(p.x)) + aside for p in series.points],
+                "mode": "markers",
+                "marker": {"color": colour, "symbol": mark, "size": 9},
+                "error_x": errors(series.points) | {"color": colour},
+                **texts(figure, series),
+            }
+        )
+    return data, across_layout(figure, names)
+
+
+def bars(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
+    names = figure.categories()
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": plain(short(series.name)),
+            "x": [p.y for p in series.points],
+            "y": [names.index(str(p.x)) for p in series.points],
+            "marker": {"color": colour},
+            "width": 0.62,
+            "text": [value(p.y, figure.y.unit) for p in series.points],
+            "textposition": "auto",
+            **texts(figure, series),
+        }
+        for series, colour, _ in named(figure.series)
+    ]
+    return data, across_layout(figure, names)
+
+
+def across_layout(figure: Figure, names: Sequence[str]) -> dict[str, Any]:
+    """Categories down the side, the first on top."""
+    side = {"automargin": True, "zeroline": False, "range": [len(names) - 0.4, -0.6], **places(names)}
+    return {
+        "xaxis": axis(figure.y),
+        "yaxis": side,
+        "shapes": line_at(figure.y, upright=True),
+        "height": max(190, ROW * len(names) + 110),
+    }
+
+
+def heat(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
+    columns = figure.categories()
+    rows = [[next((p.y for p in s.points if p.x == column), None) for column in columns] for s in figure.series]
+    words = [[hover(figure, s, p) for p in s.points] for s in figure.series]
+    low, high = figure.y.whole or (None, None)
+    data = {
+        "type": "heatmap",
+        "z": rows,
+        "x": list(range(len(columns))),
+        "y": list(range(len(rows))),
+        "zmin": low,
+        "zmax": high,
+        "colorscale": "Viridis",
+        "xgap": 2 if len(columns) <= 20 else 0,
+        "ygap": 2 if len(columns) <= 20 else 0,
+        "hoverongaps": False,
+        "hovertext": words,
+        "hoverinfo": "text",
+        "colorbar": {"thickness": 12, "ticksuffix": f" {figure.y.unit}", "outlinewidth": 0},
+    }
+    if len(columns) * len(rows) <= CELLS_WITH_TEXT:
+        data |= {"texttemplate": "%{z:.1f}", "textfont": {"size": 12}}
+    names = [s.name for s in figure.series]
+    sparse = max(1, -(-len(columns) // 12))
+    across = {k: v[::sparse] if isinstance(v, list) else v for k, v in places(columns).items()}
+    down = {k: v[::sparse] if isinstance(v, list) else v for k, v in places(names).items()}
+    layout = {
+        "xaxis": axis(figure.x, **across),
+        "yaxis": {"automargin": True, "autorange": "reversed", "zeroline": False, **down},
+        "height": max(240, min(620, 44 * len(rows) + 110)),
+    }
+    return [data], layout

@@ -1,0 +1,403 @@
+"""The figures of a study: its cells side by side, and along an axis that the reader chooses. Pure."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kedit_glue import metrics, strict_yaml, study_report
+from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, percent, short
+from kedit_glue.page.of_run import NO_GENERAL, SHARES, age_curve, cross, trade_off
+from kedit_glue.page.values import AGREE_WITH_THEMSELVES, FORCED, KEPT, kept, point, said, task_kept, title
+from kedit_glue.study_report import About, Result, labels
+
+MOST_CELLS = 8
+"""Lines in a figure that has one for each cell; the best by H are shown."""
+MOST_RADAR = 4
+HARMONIC = "harmonic mean H"
+ALONG = "Scores along an axis"
+NO_CELL = "No cell has a result yet."
+NO_AXIS = "The study has no axes: its cells are named one by one. axes: in the study's file makes curves."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell with a result, as ``study_report.rows`` measured it."""
+
+    name: str
+    settings: Mapping[str, Any]
+    row: Mapping[str, Any]
+    document: Mapping[str, Any]
+
+    @property
+    def kept(self) -> tuple[float, float, float] | None:
+        return kept(self.document["after"]["general_change"])
+
+    def metric(self, x: str | float, name: str) -> Point:
+        return point(x, self.row["metrics"].get(name), self.name)
+
+
+def cells_of(results: Sequence[Result]) -> list[Cell]:
+    """Those that have a result."""
+    rows = study_report.rows(results)
+    return [
+        Cell(r.cell, r.settings, row, r.document)
+        for r, row in zip(results, rows, strict=True)
+        if r.document is not None
+    ]
+
+
+def figures(about: About, results: Sequence[Result]) -> list[Drawn]:
+    """All of them, in the order of the page."""
+    cells = cells_of(results)
+    if not cells:
+        return [Missing("cells", "Cells side by side", NO_CELL)]
+    return [
+        *side_by_side(cells),
+        radar(about, cells),
+        *curves(about, cells),
+        *trade_offs(about, cells),
+        *less_baseline(about, results),
+        general(cells),
+        ages(cells),
+        cost(cells),
+        worth(about, cells),
+    ]
+
+
+# -- measures -----------------------------------------------------------------------------------
+
+
+Measure = tuple[str, Callable[[Cell, str | float], Point]]
+"""A name, and a cell's value of it at ``x``, in per cent."""
+
+
+def measures(cells: Sequence[Cell]) -> list[Measure]:
+    """What any cell has: the aspects, general ability, H."""
+    there = [m for m in FORCED if any(m in cell.row["metrics"] for cell in cells)]
+    found: list[Measure] = [(title(m), functools.partial(Cell.metric, name=m)) for m in there]
+    if any(cell.kept for cell in cells):
+        found.append((KEPT, ability))
+    if any(cell.row["harmonic"] is not None for cell in cells):
+        found.append((HARMONIC, harmonic))
+    return found
+
+
+def harmonic(cell: Cell, x: str | float) -> Point:
+    return Point(x, percent(cell.row["harmonic"]), label=cell.name)
+
+
+def ability(cell: Cell, x: str | float) -> Point:
+    value, low, high = cell.kept or (None, None, None)
+    return Point(x, value, low, high, label=cell.name)
+
+
+def best(cells: Sequence[Cell], most: int) -> list[Cell]:
+    """At most so many: the best by H, those without H last; in the cells' own order."""
+    ranked = sorted(
+        cells, key=lambda cell: -1.0 if cell.row["harmonic"] is None else cell.row["harmonic"], reverse=True
+    )
+    chosen = [cell.name for cell in ranked[:most]]
+    return [cell for cell in cells if cell.name in chosen]
+
+
+# -- side by side -------------------------------------------------------------------------------
+
+
+def side_by_side(cells: Sequence[Cell]) -> list[Drawn]:
+    """Each measure over all cells, the best on top."""
+    found: list[Drawn] = []
+    for name, value in measures(cells):
+        points = [value(cell, cell.name) for cell in cells]
+        there = sorted((p for p in points if p.y is not None), key=lambda p: -(p.y or 0.0))
+        told = f"{there[0].x} is highest with {said(there[0].y)}, {there[-1].x} lowest with {said(there[-1].y)}"
+        found.append(
+            Figure(
+                f"cells_{slug(name)}",
+                "Cells side by side",
+                f"{name}: {told}.",
+                "dots",
+                Axis("cell"),
+                Axis(name, "%"),
+                [Series(name, [Point(p.x, p.y, p.low, p.high, count=p.count) for p in there])],
+                "" if name == HARMONIC else "Lines are 95 % intervals.",
+                "cells",
+                {"measure": name},
+            )
+        )
+    # H says most in one number, where there is one
+    return found[-1:] + found[:-1] if found and found[-1].id == f"cells_{slug(HARMONIC)}" else found
+
+
+def slug(text: str) -> str:
+    """For a file's name."""
+    return "_".join("".join(c if c.isascii() and c.isalnum() else " " for c in text).split()).lower() or "value"
+
+
+def radar(about: About, cells: Sequence[Cell]) -> Drawn:
+    """The original, the baseline and the best cells."""
+    heading = "The original, the baseline and the best cells"
+    chosen = best(cells, MOST_RADAR)
+    chosen = [c for c in cells if c.name == about.baseline and c not in chosen][:1] + chosen
+    there = [m for m in FORCED if all(m in cell.row["metrics"] for cell in chosen)]
+    tasks = [
+        task
+        for task in chosen[0].document["after"]["general_change"]
+        if all(task_kept(cell.document["after"]["general_change"].get(task, {})) is not None for cell in chosen)
+    ]
+    if len(there) + len(tasks) < 3:
+        return Missing("radar", heading, "It takes three aspects that all of these cells have.")
+    before = chosen[0].document["before"]["edits"]
+    base = [point(title(m), {"mean": 1.0, "facts": 1} if m in AGREE_WITH_THEMSELVES else before.get(m)) for m in there]
+    base += [Point(f"{short(task, 24)}, kept", 100.0) for task in tasks]
+    series = [Series("original", base, quiet=True)]
+    for cell in chosen:
+        points = [cell.metric(title(m), m) for m in there]
+        points += [
+            Point(f"{short(task, 24)}, kept", task_kept(cell.document["after"]["general_change"][task]))
+            for task in tasks
+        ]
+        series.append(Series(cell.name, [Point(p.x, p.y, p.low, p.high) for p in points]))
+    names = ", ".join(s.name for s in series)
+    return Figure(
+        "radar",
+        heading,
+        f"{names}, each on {len(there) + len(tasks)} scales; the numbers are in the table.",
+        "radar",
+        Axis("aspect"),
+        Axis("score", "%", SHARES),
+        series,
+        f"The {MOST_RADAR} best of {len(cells)} cells by H, and the baseline." if len(cells) > len(chosen) else "",
+    )
+
+
+# -- along an axis ------------------------------------------------------------------------------
+
+
+def curves(about: About, cells: Sequence[Cell]) -> list[Drawn]:
+    """For each axis every measure along it: one figure where nothing else differs, else one for each measure with a
+    line for each combination of the other axes."""
+    found: list[Drawn] = []
+    names = labels(list(about.axes))
+    for key, name in names.items():
+        there = [cell for cell in cells if key in cell.settings]
+        values = ordered([cell.settings[key] for cell in there])
+        if len(values) < 2:
+            continue
+        others = list(dict.fromkeys(rest(cell, key, names) for cell in there))
+        if len(others) == 1:
+            found.append(curve(key, name, there, values, measures(there)))
+        else:
+            found += [curve(key, name, there, values, [one], others, names) for one in measures(there)]
+    if found:
+        return found
+    why = NO_AXIS if not about.axes else "No two values of an axis have a result yet."
+    return [Missing("curves", ALONG, why)]
+
+
+def rest(cell: Cell, key: str, names: Mapping[str, str]) -> str:
+    """A cell's other axes, in words."""
+    return ", ".join(f"{name} {text(cell.settings[k])}" for k, name in names.items() if k != key and k in cell.settings)
+
+
+def curve(
+    key: str,
+    name: str,
+    cells: Sequence[Cell],
+    values: Sequence[Any],
+    shown: Sequence[Measure],
+    others: Sequence[str] = ("",),
+    names: Mapping[str, str] | None = None,
+) -> Figure:
+    series = []
+    for measure, value in shown:
+        for other in others:
+            mine = [c for c in cells if names is None or rest(c, key, names) == other]
+            at = [(place(c.settings[key], values), c) for v in values for c in mine if text(c.settings[key]) == text(v)]
+            points = [p for x, cell in at if (p := value(cell, x)).y is not None]
+            if points:
+                series.append(Series(other or measure, points))
+    numeric = all(not isinstance(place(v, values), str) for v in values)
+    spread = [float(place(v, values)) for v in values] if numeric else []
+    ends = f"{name} {text(values[0])} to {text(values[-1])}"
+    told = "; ".join(f"{s.name} {said(s.points[0].y)} to {said(s.points[-1].y)}" for s in series[:6])
+    return Figure(
+        f"curve_{slug(key)}" + (f"_{slug(shown[0][0])}" if names else ""),
+        ALONG,
+        f"{ends}: {told}.",
+        "lines",
+        Axis(name, log=bool(spread) and spread[0] > 0 and spread[-1] / spread[0] >= 50),
+        Axis(shown[0][0] if names else "score", "%", None if names else SHARES),
+        series,
+        "Bars are 95 % intervals over facts." + (" A line for each combination of the other axes." if names else ""),
+        "curves",
+        {"axis": name, "measure": shown[0][0] if names else "all"},
+    )
+
+
+def ordered(values: Sequence[Any]) -> list[Any]:
+    """Each value once; numbers by size, others as they come."""
+    once = list({text(v): v for v in values}.values())
+    if all(number(v) is not None for v in once):
+        return sorted(once, key=lambda v: number(v) or 0.0)
+    return once
+
+
+def place(value: Any, values: Sequence[Any]) -> str | float:
+    """Where a value stands on its axis: a number where all are, else a name."""
+    found = number(value)
+    return found if found is not None and all(number(v) is not None for v in values) else text(value)
+
+
+def number(value: Any) -> float | None:
+    """A setting as a number: also a single layer in a list, as in ``train.layers: [4]``."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def text(value: Any) -> str:
+    return strict_yaml.dump(value, flow=True).strip()
+
+
+# -- trade-offs ---------------------------------------------------------------------------------
+
+
+def trade_offs(about: About, cells: Sequence[Cell]) -> list[Drawn]:
+    """Success against locality and general ability; generalization against locality; with the fronts."""
+    pairs = [
+        ("success_locality", metrics.SUCCESS, metrics.LOCALITY),
+        ("generalization_locality", metrics.GENERALIZATION, metrics.LOCALITY),
+    ]
+    found = []
+    for name, up, right in pairs:
+        both = [c for c in cells if c.metric(0, up).y is not None and c.metric(0, right).y is not None]
+        points = [cross(c.name, c.metric(0, right), c.metric(0, up)) for c in both]
+        heading = f"{title(up).capitalize()} against {title(right)}"
+        why = f"{title(up).capitalize()} or {title(right)} was not measured."
+        found.append(trade_off(name, heading, Axis(title(right), "%"), Axis(title(up), "%"), points, why, ()))
+    both = [c for c in cells if c.kept and c.metric(0, metrics.SUCCESS).y is not None]
+    points = [cross(c.name, ability(c, 0), c.metric(0, metrics.SUCCESS)) for c in both]
+    heading = "Edit success against general ability"
+    success = Axis("edit success", "%")
+    found.insert(1, trade_off("success_general", heading, Axis(KEPT, "%"), success, points, NO_GENERAL, ()))
+    return found
+
+
+def less_baseline(about: About, results: Sequence[Result]) -> list[Drawn]:
+    """Each metric less the baseline's, fact by fact."""
+    heading = f"Difference to {about.baseline}"
+    differ = study_report.differences(results, about.baseline)
+    found: list[Drawn] = []
+    for metric in FORCED:
+        there = [(d["cell"], one) for d in differ if (one := d["metrics"].get(metric))]
+        if not there:
+            continue
+        points = [difference(cell, one) for cell, one in there]
+        beyond = sum(bool(one["excludes_zero"]) for _, one in there)
+        found.append(
+            Figure(
+                f"less_{slug(title(metric))}",
+                heading,
+                f"{title(metric)}: {beyond} of {len(there)} cells differ from {about.baseline} beyond the noise.",
+                "dots",
+                Axis("cell"),
+                Axis(f"{title(metric)}, difference", "points", mark=0.0),
+                [Series(title(metric), points)],
+                "Over the same facts, with 95 % intervals; not corrected for several comparisons.",
+                "less",
+                {"metric": title(metric)},
+            )
+        )
+    return found or [Missing("less", heading, "It takes a result of this cell and of another.")]
+
+
+def difference(cell: str, one: Mapping[str, Any]) -> Point:
+    low, high = one["difference_95"] or (None, None)
+    return Point(cell, percent(one["difference"]), percent(low), percent(high), count=one["facts"])
+
+
+def general(cells: Sequence[Cell]) -> Drawn:
+    """Each task's value that is left, cell by cell."""
+    heading = "General ability, task by task"
+    tasks = list(dict.fromkeys(task for cell in cells for task in cell.document["after"]["general_change"]))
+    series = []
+    for task in tasks:
+        changes = [(cell.name, cell.document["after"]["general_change"].get(task, {})) for cell in cells]
+        points = [
+            Point(name, found[0], found[1], found[2], count=change["items"])
+            for name, change in changes
+            if (found := kept({task: change}))
+        ]
+        if points:
+            series.append(Series(short(task, 30), points))
+    if not series:
+        return Missing("general", heading, NO_GENERAL)
+    told = "; ".join(f"{s.name}: {said(min(p.y or 0.0 for p in s.points))} at least" for s in series[:4])
+    return Figure(
+        "general", heading, f"Kept of the original's value: {told}.", "dots", Axis("cell"), Axis("kept", "%"), series
+    )
+
+
+def ages(cells: Sequence[Cell]) -> Drawn:
+    """Retention by age, a line a cell."""
+    heading = "Retention by age"
+    there = [c for c in cells if (found := c.document.get("retention")) and len(found["curve"]) > 1]
+    if not there:
+        return Missing("retention_curve", heading, "It takes a cell of two batches or more that were scored each.")
+    series = [age_curve(cell.name, cell.document["retention"]) for cell in best(there, MOST_CELLS)]
+    told = "; ".join(f"{s.name} {said(s.points[-1].y)} after {s.points[-1].x} batches" for s in series[:4])
+    return Figure(
+        "retention_curve",
+        heading,
+        f"Edit success on the oldest facts: {told}.",
+        "lines",
+        Axis("batches since the fact was taught"),
+        Axis(title(there[0].document["retention"]["metric"]), "%"),
+        series,
+        f"The {MOST_CELLS} best of {len(there)} cells by H." if len(there) > MOST_CELLS else "",
+    )
+
+
+# -- cost ---------------------------------------------------------------------------------------
+
+
+def cost(cells: Sequence[Cell]) -> Drawn:
+    """Seconds a fact."""
+    ordered_cells = sorted(cells, key=lambda cell: cell.row["seconds_a_fact"])
+    first, last = ordered_cells[0], ordered_cells[-1]
+    points = [Point(cell.name, cell.row["seconds_a_fact"]) for cell in ordered_cells]
+    return Figure(
+        "cost",
+        "Time for a fact",
+        f"From {first.row['seconds_a_fact']:.2f} seconds a fact ({first.name}) to {last.row['seconds_a_fact']:.2f} "
+        f"({last.name}).",
+        "bars",
+        Axis("cell"),
+        Axis("editing, for each fact", "s"),
+        [Series("seconds a fact", points)],
+        "Of the stages that edit; those taken from another cell included.",
+    )
+
+
+def worth(about: About, cells: Sequence[Cell]) -> Drawn:
+    """H against time."""
+    heading = "What time buys"
+    there = [c for c in cells if c.row["harmonic"] is not None and c.row["seconds_a_fact"] > 0]
+    if not there:
+        return Missing("worth", heading, "H needs edit success, generalization, locality and general ability.")
+    points = [Point(c.row["seconds_a_fact"], percent(c.row["harmonic"]), label=c.name) for c in there]
+    top = max(points, key=lambda p: p.y or 0.0)
+    spread = [float(p.x) for p in points]
+    return Figure(
+        "worth",
+        heading,
+        f"{top.label} has the highest H, {said(top.y)}, at {float(top.x):.2f} seconds a fact.",
+        "points",
+        Axis("editing, for each fact", "s", log=max(spread) / min(spread) >= 20),
+        Axis("harmonic mean H", "%"),
+        [Series("cells", points, line=False, shows_labels=len(points) <= 6)],
+        "Up and to the left is better.",
+    )

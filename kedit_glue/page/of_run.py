@@ -1,0 +1,390 @@
+"""The figures of one result: a run's, or a pair's. Pure: a document in (``scores.json``), figures out.
+
+Percentages throughout; ends of intervals are 95 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from kedit_glue import metrics
+from kedit_glue.compare_text import HOW
+from kedit_glue.metrics import METRICS
+from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, front, percent, short
+from kedit_glue.page.values import (
+    AGREE_WITH_THEMSELVES,
+    FORCED,
+    GENERATED,
+    KEPT,
+    kept,
+    point,
+    said,
+    task_kept,
+    title,
+)
+from kedit_glue.report import PROTOCOLS
+
+Document = Mapping[str, Any]
+SHARES = (0.0, 100.0)
+MOST_ROWS = 60
+"""Of a heat map: a longer run is shown in so many rows and columns, evenly."""
+TUNED_NOTE = (
+    "The tuned model was not scored before its merge, so it has no line of its own. In a study, a cell with "
+    "merge.method: passthrough is the tuned model."
+)
+
+
+def figures(document: Document) -> list[Drawn]:
+    """All of them, in the order of the page."""
+    return [
+        *radars(document),
+        *edits(document),
+        general(document),
+        *trade_offs(document),
+        batches(document),
+        heat_map(document),
+        by_age(document),
+        stages(document),
+        batch_times(document),
+        *settings_curves(),
+    ]
+
+
+# -- before and after ---------------------------------------------------------------------------
+
+
+def edited_name(document: Document) -> str:
+    """What the edited model is called: ``merged`` where its last step was a merge."""
+    return "merged" if any("merge" in batch for batch in document["batches"]) else "edited"
+
+
+def radars(document: Document) -> list[Drawn]:
+    """Base and edited model on the aspects and on general ability; asked in two ways."""
+    note = TUNED_NOTE if edited_name(document) == "merged" else ""
+    found: list[Drawn] = []
+    for how, chosen in (("teacher-forced", FORCED), ("generated", GENERATED)):
+        made = radar(document, chosen, how, note)
+        if made is not None:
+            found.append(made)
+    return found or [Missing("radar", "Base and edited model", "It takes three aspects that were measured.")]
+
+
+def radar(document: Document, chosen: Sequence[str], how: str, note: str) -> Figure | None:
+    before, after = document["before"]["edits"], document["after"]["edits"]
+    there = [metric for metric in chosen if after.get(metric, {}).get("mean") is not None]
+    changes = {t: c for t, c in document["after"]["general_change"].items() if task_kept(c) is not None}
+    if not there or len(there) + len(changes) < 3:
+        return None
+    base = [point(title(m), {"mean": 1.0, "facts": 1} if m in AGREE_WITH_THEMSELVES else before.get(m)) for m in there]
+    edited = [point(title(m), after[m]) for m in there]
+    base += [Point(f"{short(task, 24)}, kept", 100.0) for task in changes]
+    edited += [Point(f"{short(task, 24)}, kept", task_kept(change)) for task, change in changes.items()]
+    name = edited_name(document)
+    told = ", ".join(f"{b.x} {said(b.y)} to {said(a.y)}" for b, a in zip(base, edited, strict=True))
+    return Figure(
+        f"radar_{how.replace('-', '_')}",
+        f"Base and {name} model",
+        f"Base to {name} model, {how}: {told}.",
+        "radar",
+        Axis("aspect"),
+        Axis("score", "%", SHARES),
+        [Series("base", base, quiet=True), Series(name, edited)],
+        note,
+        "radar",
+        {"asked": how},
+    )
+
+
+def edits(document: Document) -> list[Drawn]:
+    """Every metric that is a share, before and after, by how it was asked."""
+    heading = "Edits, metric by metric"
+    found: list[Drawn] = []
+    for protocol, how in PROTOCOLS.items():
+        after, before = document["after"]["edits"], document["before"]["edits"]
+        there = [m for m in METRICS.values() if m.protocol == protocol and m.range == metrics.SHARE]
+        there = [m for m in there if after.get(m.name, {}).get("mean") is not None]
+        if not there:
+            continue
+        olds = [point(m.title, None if m.name in AGREE_WITH_THEMSELVES else before.get(m.name)) for m in there]
+        news = [point(m.title, after[m.name]) for m in there]
+        told = "; ".join(f"{p.x} {said(p.y)}" for p in news)
+        found.append(
+            Figure(
+                f"edits_{protocol}",
+                heading,
+                f"The {edited_name(document)} model, {how}: {told}.",
+                "dots",
+                Axis("metric"),
+                Axis("score", "%", SHARES),
+                [Series("before", olds, quiet=True), Series("after", news)],
+                f"{HOW[protocol].capitalize()}. Lines are 95 % intervals over facts.",
+                "edits",
+                {"asked": how},
+            )
+        )
+    return found or [Missing("edits", heading, "No edit was scored.")]
+
+
+def general(document: Document) -> Drawn:
+    """Each task's change, turned so that right is better."""
+    heading = "General ability: change from the original"
+    changes = {t: c for t, c in document["after"]["general_change"].items() if c.get("change") is not None}
+    if not changes:
+        return Missing("general", heading, NO_GENERAL)
+    points = []
+    for task, change in changes.items():
+        sign = 100 if change["better"] == "higher" else -100
+        low, high = sorted(sign * end for end in change["change_95"])
+        unit = "%" if change.get("change_is") else "points"
+        points.append(Point(f"{short(task, 30)} ({unit})", sign * change["change"], low, high, count=change["items"]))
+    told = "; ".join(f"{p.x} {p.y:+.1f}" for p in points)
+    return Figure(
+        "general",
+        heading,
+        f"Change of each task, above 0 is better: {told}.",
+        "dots",
+        Axis("task"),
+        Axis("change (right: better)", mark=0.0),
+        [Series("change", points)],
+        "An interval across 0 is no change beyond the noise.",
+    )
+
+
+NO_GENERAL = "General ability was not measured: name lm-eval's tasks under score.general.tasks."
+
+
+# -- batch by batch -----------------------------------------------------------------------------
+
+
+State = tuple[str, Mapping[str, Any], tuple[float, float | None, float | None] | None]
+"""A model: its name, its summaries by metric, how much general ability it kept with an interval, in per cent."""
+
+
+def states(document: Document) -> list[State]:
+    """The original, the model after each batch, the edited model."""
+    count = len(document["batches"])
+    whole = {"mean": 1.0, "facts": 1}
+    changes = document["after"]["general_change"]
+    found: list[State] = [
+        ("original", {**document["before"]["edits"], metrics.LOCALITY: whole}, (100.0, None, None) if changes else None)
+    ]
+    for batch in document["batches"][:-1]:
+        if "all_so_far" in batch:
+            found.append((f"after batch {batch['batch']}", batch["all_so_far"], kept_after(document, batch)))
+    name = f"after batch {count}" if count else "edited"
+    return [*found, (name, document["after"]["edits"], kept(changes))]
+
+
+def kept_after(document: Document, batch: Mapping[str, Any]) -> tuple[float, None, None] | None:
+    """General ability after a batch, where it was measured then; without items there is no interval."""
+    shares = []
+    for task, change in document["after"]["general_change"].items():
+        now = batch.get("general", {}).get(task, {}).get("metrics", {}).get(change["metric"])
+        if (before := change.get("before")) and now:
+            shares.append(min(1.0, now / before if change["better"] == "higher" else before / now))
+    return (100 * mean(shares), None, None) if shares else None
+
+
+def trade_offs(document: Document) -> list[Drawn]:
+    """Success against what it cost: the original, and the model after each batch."""
+    local, able = [], []
+    for name, edits_of, ability in states(document):
+        success, locality = point(0, edits_of.get(metrics.SUCCESS)), point(0, edits_of.get(metrics.LOCALITY))
+        if success.y is not None and locality.y is not None:
+            local.append(cross(name, locality, success))
+        if success.y is not None and ability is not None:
+            able.append(cross(name, Point(0, *ability), success))
+    success_axis = Axis("edit success", "%")
+    why = "Locality or edit success was not measured."
+    of_general = trade_off(
+        "success_general", "Edit success against general ability", Axis(KEPT, "%"), success_axis, able, NO_GENERAL
+    )
+    heading = "Edit success against locality"
+    return [trade_off("success_locality", heading, Axis("locality", "%"), success_axis, local, why), of_general]
+
+
+def cross(label: str, x: Point, y: Point) -> Point:
+    """One point of two measurements."""
+    assert x.y is not None, "looked at before"
+    return Point(x.y, y.y, y.low, y.high, x.low, x.high, label, y.count)
+
+
+def trade_off(
+    name: str, heading: str, x: Axis, y: Axis, points: Sequence[Point], why: str, quiet: Sequence[str] = ("original",)
+) -> Drawn:
+    """Points with the Pareto front of those that are not ``quiet``; up and to the right is better."""
+    shown = [p for p in points if p.y is not None]
+    ones = [p for p in shown if p.label not in quiet]
+    if not ones:
+        return Missing(name, heading, why)
+    best = [ones[at] for at in front([(float(p.x), p.y) for p in ones if p.y is not None])]
+    others = [p for p in ones if p not in best]
+    series = [Series("Pareto front", best, shows_labels=True)]
+    series += [Series("others", others, quiet=True, line=False)] if others else []
+    still = [p for p in shown if p.label in quiet]
+    series += [Series(p.label, [p], quiet=True, line=False, shows_labels=True) for p in still]
+    told = "; ".join(f"{p.label}: {x.title} {said(float(p.x))}, {y.title} {said(p.y)}" for p in best[:6])
+    return Figure(
+        name,
+        heading,
+        f"Best trade-offs, none of which another beats in both: {told}.",
+        "points",
+        x,
+        y,
+        series,
+        "Up and to the right is better; lines across are 95 % intervals.",
+    )
+
+
+def batches(document: Document) -> Drawn:
+    """The four aspects over all facts so far, after each batch."""
+    heading = "Batch by batch"
+    scored = [b for b in document["batches"] if "all_so_far" in b]
+    if len(scored) < 2:
+        return Missing("batches", heading, ONE_BATCH)
+    series = []
+    for metric in FORCED:
+        points = [point(b["batch"], b["all_so_far"].get(metric)) for b in scored]
+        if any(p.y is not None for p in points):
+            series.append(Series(title(metric), points))
+    abilities = [(b["batch"], found) for b in scored if (found := kept_after(document, b))]
+    if len(abilities) > 1:
+        series.append(Series(KEPT, [Point(number, value) for number, (value, *_) in abilities]))
+    told = "; ".join(f"{s.name} {said(s.points[0].y)} to {said(s.points[-1].y)}" for s in series)
+    return Figure(
+        "batches",
+        heading,
+        f"From batch {scored[0]['batch']} to batch {scored[-1]['batch']}: {told}.",
+        "lines",
+        Axis("batches edited"),
+        Axis("score on the facts so far", "%", SHARES),
+        series,
+    )
+
+
+ONE_BATCH = "It takes two batches that were scored: this result has fewer, or was scored at the end only."
+
+
+def heat_map(document: Document) -> Drawn:
+    """What is left of each batch after each later one."""
+    heading = "Retention, batch by batch"
+    found = document.get("retention")
+    if not found or len(found["after"]) < 2:
+        return Missing("retention", heading, ONE_BATCH)
+    if found["matrix"] is None:
+        return Missing("retention", heading, "The run has too many batches for a matrix; the curve says it in short.")
+    rows = list(zip(found["after"], found["matrix"], strict=True))
+    columns = evenly(range(len(found["matrix"][0])))
+    shown = [rows[at] for at in evenly(range(len(rows)))]
+    series = [
+        Series(
+            f"after batch {after}",
+            [Point(f"batch {at + 1}", percent(cells[at])) for at in columns],
+        )
+        for after, cells in shown
+    ]
+    last = [value for value in rows[-1][1] if value is not None]
+    told = f"{title(found['metric'])} after the last batch is between {100 * min(last):.1f} and {100 * max(last):.1f} %"
+    thinned = len(columns) < len(found["matrix"][0])
+    return Figure(
+        "retention",
+        heading,
+        f"{told} on the facts of each batch.",
+        "heat",
+        Axis("facts of"),
+        Axis(title(found["metric"]), "%", SHARES),
+        series,
+        f"{MOST_ROWS} of {len(found['matrix'][0])} batches are shown." if thinned else "",
+    )
+
+
+def evenly(places: range) -> list[int]:
+    """At most ``MOST_ROWS`` of the places, the first and the last among them."""
+    if len(places) <= MOST_ROWS:
+        return list(places)
+    return sorted({round(n * (len(places) - 1) / (MOST_ROWS - 1)) for n in range(MOST_ROWS)})
+
+
+def by_age(document: Document) -> Drawn:
+    """Retention by how many batches ago a fact was taught."""
+    heading = "Retention by age"
+    found = document.get("retention")
+    if not found or len(found["curve"]) < 2:
+        return Missing("retention_curve", heading, ONE_BATCH)
+    series = [age_curve(title(found["metric"]), found)]
+    first, last = series[0].points[0], series[0].points[-1]
+    return Figure(
+        "retention_curve",
+        heading,
+        f"{title(found['metric'])} is {said(first.y)} on facts just taught and {said(last.y)} on facts taught {last.x} "
+        "batches ago.",
+        "lines",
+        Axis("batches since the fact was taught"),
+        Axis(title(found["metric"]), "%", SHARES),
+        series,
+        "Earlier facts were sampled: intervals hold the error of that, too." if found["sampled"] else "",
+    )
+
+
+def age_curve(name: str, found: Mapping[str, Any]) -> Series:
+    return Series(name, [point(p["age"], {**p, "facts": p["answers"]}) for p in found["curve"]])
+
+
+# -- cost ---------------------------------------------------------------------------------------
+
+
+def stages(document: Document) -> Drawn:
+    """Wall time by kind of stage."""
+    spent = {kind: value for kind, value in document["seconds"].items() if kind != "all"}
+    if not spent:
+        return Missing("stages", "Time by kind of stage", "No times were recorded.")
+    ordered = sorted(spent.items(), key=lambda one: -one[1])
+    return Figure(
+        "stages",
+        "Time by kind of stage",
+        f"{sum(spent.values()):.0f} seconds in all; most of them, {ordered[0][1]:.0f}, in {ordered[0][0]}.",
+        "bars",
+        Axis("stage"),
+        Axis("wall time", "s"),
+        [Series("seconds", [Point(kind, value) for kind, value in ordered])],
+    )
+
+
+def batch_times(document: Document) -> Drawn:
+    """What each batch's edit took."""
+    heading = "Time of each batch's edit"
+    there = [b for b in document["batches"] if any(kind in b for kind in EDITING)]
+    if len(there) < 2:
+        return Missing("batch_times", heading, "It takes two batches whose times were recorded.")
+    series = [
+        Series(name, [Point(b["batch"], b[kind]["seconds"]) for b in there if kind in b])
+        for kind, name in EDITING.items()
+        if any(kind in b for b in there)
+    ]
+    first, last = (sum(b[kind]["seconds"] for kind in EDITING if kind in b) for b in (there[0], there[-1]))
+    return Figure(
+        "batch_times",
+        heading,
+        f"{first:.1f} seconds in the first batch, {last:.1f} in the last.",
+        "lines",
+        Axis("batch"),
+        Axis("wall time", "s", (0.0, 0.0)),
+        series,
+    )
+
+
+EDITING = {"training": "training", "merge": "merge", "editing": "editing"}
+
+
+def settings_curves() -> list[Drawn]:
+    """What a single run cannot show."""
+    return [
+        Missing(
+            "curves",
+            "Layer and batch-size curves",
+            "A run has one setting. A study over train.layers, methods.<method>.layers or edits.batch_size draws them: "
+            "python -m kedit_glue.study.",
+        )
+    ]

@@ -1,0 +1,243 @@
+"""A figure for papers: matplotlib, as PDF and PNG. The same numbers as on the page, from the same ``Figure``."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+from kedit_glue.page.figure import Axis, Figure, Point, named, short
+
+MARKS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-up": "^",
+    "cross": "P",
+    "x": "X",
+    "triangle-down": "v",
+    "star": "*",
+}
+STYLE = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "pdf.fonttype": 42,  # journals refuse type 3
+    "text.parse_math": False,
+    "svg.hashsalt": "kedit_glue",
+}
+WIDTH = 3.4
+"""Inches: a column of a paper."""
+DPI = 300
+
+
+def drawn(figure: Figure) -> dict[str, bytes]:
+    """Ending -> file. The same bytes each time."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    with matplotlib.rc_context(STYLE):
+        canvas = Canvas(figsize=(WIDTH, height(figure)), layout="constrained")
+        FigureCanvasAgg(canvas)
+        draw = {"radar": radar, "lines": lines, "points": points, "dots": dots, "bars": bars, "heat": heat}
+        draw[figure.kind](figure, canvas)
+        found = {}
+        for ending, more in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": DPI})):
+            out = io.BytesIO()
+            canvas.savefig(out, format=ending, bbox_inches="tight", **more)
+            found[ending] = out.getvalue()
+    return found
+
+
+def height(figure: Figure) -> float:
+    """Inches."""
+    if figure.kind in ("dots", "bars"):
+        return max(1.4, 0.19 * len(figure.categories()) + 0.7)
+    return {"radar": 3.2, "heat": max(1.8, min(4.5, 0.26 * len(figure.series) + 0.8))}.get(figure.kind, 2.5)
+
+
+def errors(points: list[Point], across: bool = False) -> Any:
+    """Lengths below and above; None where no point has an interval."""
+    ends = [(p.x, p.x_low, p.x_high) if across else (p.y, p.low, p.high) for p in points]
+    if all(low is None for _, low, _ in ends):
+        return None
+    below = [float(m or 0) - low if low is not None else 0.0 for m, low, _ in ends]
+    above = [high - float(m or 0) if high is not None else 0.0 for m, _, high in ends]
+    return [[max(0.0, v) for v in below], [max(0.0, v) for v in above]]
+
+
+def measured(points: Any) -> list[Point]:
+    return [p for p in points if p.y is not None]
+
+
+def framed(axes: Any, of: Axis, side: str) -> None:
+    """Title, range and scale of the axis ``x`` or ``y``."""
+    getattr(axes, f"set_{side}label")(of.head)
+    if of.log:
+        getattr(axes, f"set_{side}scale")("log")
+    elif of.whole == (0.0, 0.0):
+        getattr(axes, f"set_{side}lim")(**{"left" if side == "x" else "bottom": 0})
+    elif of.whole is not None:
+        low, high = of.whole
+        getattr(axes, f"set_{side}lim")(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    if of.mark is not None:
+        {"x": axes.axvline, "y": axes.axhline}[side](of.mark, color="0.4", linewidth=0.8, linestyle=":")
+
+
+def legend(figure: Figure, axes: Any) -> None:
+    if len(figure.series) > 1:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(figure.series)))
+
+
+def radar(figure: Figure, canvas: Any) -> None:
+    axes = canvas.add_subplot(projection="polar")
+    axes.set_theta_offset(math.pi / 2)
+    axes.set_theta_direction(-1)
+    names = figure.categories()
+    angles = [2 * math.pi * at / len(names) for at in range(len(names))]
+    for series, colour, mark in named(figure.series):
+        at = {str(p.x): p.y for p in series.points}
+        values = [math.nan if at.get(name) is None else at[name] for name in names]
+        axes.plot(
+            [*angles, angles[0]],
+            [*values, values[0]],
+            color=colour,
+            marker=MARKS[mark],
+            markersize=3.5,
+            linewidth=1.2,
+            linestyle=":" if series.quiet else "-",
+            label=short(series.name),
+        )
+    axes.set_ylim(0, 100)
+    axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100 %"], fontsize=6)
+    axes.set_xticks(angles, [short(name, 22).replace(" ", "\n", 1) for name in names], fontsize=7)
+    for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
+        aside = math.sin(angle)
+        label.set_horizontalalignment("center" if abs(aside) < 0.1 else "left" if aside > 0 else "right")
+    axes.tick_params(axis="x", pad=0)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1), ncols=min(3, len(figure.series)))
+
+
+def lines(figure: Figure, canvas: Any) -> None:
+    axes = canvas.add_subplot()
+    names, numeric = figure.categories(), figure.numeric()
+    for series, colour, mark in named(figure.series):
+        there = measured(series.points)
+        axes.errorbar(
+            [p.x if numeric else names.index(str(p.x)) for p in there],
+            [p.y for p in there],
+            yerr=errors(there),
+            color=colour,
+            marker=MARKS[mark],
+            markersize=3.5,
+            linewidth=1.2,
+            elinewidth=0.7,
+            capsize=1.5,
+            linestyle="-" if series.line else "none",
+            label=short(series.name),
+        )
+    framed(axes, figure.x, "x")
+    framed(axes, figure.y, "y")
+    if not numeric:
+        axes.set_xticks(range(len(names)), [short(n, 20) for n in names], rotation=30, ha="right")
+    else:
+        values = sorted({float(p.x) for s in figure.series for p in s.points})
+        if len(values) <= 10:
+            axes.set_xticks(values, [f"{v:g}" for v in values])
+            axes.minorticks_off()
+    legend(figure, axes)
+
+
+def points(figure: Figure, canvas: Any) -> None:
+    axes = canvas.add_subplot()
+    for series, colour, mark in named(figure.series):
+        there = measured(series.points)
+        axes.errorbar(
+            [p.x for p in there],
+            [p.y for p in there],
+            xerr=errors(there, across=True),
+            yerr=errors(there),
+            color=colour,
+            marker=MARKS[mark],
+            markersize=4.5,
+            elinewidth=0.5,
+            linewidth=0.9,
+            linestyle="--" if series.line else "none",
+            label=short(series.name),
+        )
+        for at, p in enumerate(there if series.shows_labels else []):
+            aside = {"xytext": (0, 4 - 13 * (at % 2)), "textcoords": "offset points", "ha": "center", "fontsize": 6}
+            axes.annotate(short(p.label, 28), (p.x, p.y), **aside)
+    framed(axes, figure.x, "x")
+    framed(axes, figure.y, "y")
+    legend(figure, axes)
+
+
+def dots(figure: Figure, canvas: Any) -> None:
+    axes = canvas.add_subplot()
+    names, count = figure.categories(), len(figure.series)
+    for number, (series, colour, mark) in enumerate(named(figure.series)):
+        there = measured(series.points)
+        aside = (number - (count - 1) / 2) * min(0.24, 0.6 / count)
+        axes.errorbar(
+            [p.y for p in there],
+            [names.index(str(p.x)) + aside for p in there],
+            xerr=errors(there),
+            color=colour,
+            marker=MARKS[mark],
+            markersize=4,
+            elinewidth=0.8,
+            capsize=1.5,
+            linestyle="none",
+            label=short(series.name),
+        )
+    down_the_side(figure, axes, names)
+
+
+def bars(figure: Figure, canvas: Any) -> None:
+    axes = canvas.add_subplot()
+    names = figure.categories()
+    for series, colour, _ in named(figure.series):
+        there = measured(series.points)
+        places = [names.index(str(p.x)) for p in there]
+        drawn_bars = axes.barh(places, [p.y for p in there], height=0.62, color=colour, label=short(series.name))
+        axes.bar_label(drawn_bars, fmt="%.4g", padding=2, fontsize=6)
+    down_the_side(figure, axes, names)
+    axes.margins(x=0.12)
+
+
+def down_the_side(figure: Figure, axes: Any, names: list[str]) -> None:
+    axes.set_yticks(range(len(names)), [short(n, 34) for n in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    framed(axes, figure.y, "x")
+    legend(figure, axes)
+
+
+def heat(figure: Figure, canvas: Any) -> None:
+    axes = canvas.add_subplot()
+    columns = figure.categories()
+    rows = [[next((p.y for p in s.points if p.x == c), None) for c in columns] for s in figure.series]
+    grid = [[math.nan if v is None else v for v in row] for row in rows]
+    low, high = figure.y.whole or (None, None)
+    image = axes.imshow(grid, cmap="viridis", vmin=low, vmax=high, aspect="auto")
+    few = len(columns) * len(rows) <= 144
+    for y, row in enumerate(rows) if few else []:
+        for x, cell in enumerate(row):
+            if cell is not None:
+                light = cell > 0.6 * (high or 100.0)
+                axes.text(
+                    x, y, f"{cell:.1f}", ha="center", va="center", fontsize=6, color="black" if light else "white"
+                )
+    every = max(1, -(-len(columns) // 10))
+    axes.set_xticks(range(0, len(columns), every), columns[::every], rotation=30 if len(columns) > 5 else 0)
+    names = [s.name for s in figure.series]
+    axes.set_yticks(range(0, len(names), every), [short(n, 24) for n in names[::every]])
+    axes.set_xlabel(figure.x.head)
+    axes.grid(False)
+    canvas.colorbar(image, ax=axes, label=figure.y.head, pad=0.02)

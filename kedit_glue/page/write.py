@@ -1,0 +1,131 @@
+"""Reads a run's or study's folder and writes its report, and its figures for papers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kedit_glue import result
+from kedit_glue.atomic import write_text
+from kedit_glue.page import facts, grid_page, run_page
+from kedit_glue.page.content import Page
+from kedit_glue.page.figure import Figure
+from kedit_glue.page.html import html
+from kedit_glue.page.run_page import Beside
+from kedit_glue.problems import CannotStart
+from kedit_glue.study_report import About, Result
+
+FILE = "report.html"
+STUDY = "study.json"
+
+
+def write_run(folder: Path, to: Path | None = None) -> Path:
+    """The report of the result in ``folder``, there or at ``to``; returns where it is."""
+    return put(run(folder), to or result.find(folder).parent / FILE)
+
+
+def write_study(folder: Path, about: About, results: Sequence[Result], to: Path | None = None) -> Path:
+    """The report of a study; returns where it is."""
+    return put(grid_page.page(about, results), to or folder / FILE)
+
+
+def put(page: Page, to: Path) -> Path:
+    write_text(to, html(page))
+    return to
+
+
+def page_of(path: Path) -> tuple[Page, Path]:
+    """The page of a run, a scoring or a study, and where its report belongs. Raises CannotStart for what is none."""
+    if (path / STUDY).is_file() or path.name == STUDY:
+        folder = path if path.is_dir() else path.parent
+        return grid_page.page(*study(folder)), folder / FILE
+    return run(path), result.find(path).parent / FILE
+
+
+def run(path: Path) -> Page:
+    file = result.find(path)
+    # as it was written: what the file lacks is absent, not null
+    document = result.load(file).model_dump(by_alias=True, exclude_unset=True)
+    return run_page.page(document, beside(file.parent, len(document["batches"])))
+
+
+def beside(folder: Path, batches: int) -> Beside:
+    """What the folder of a ``scores.json`` says besides."""
+    recipe = folder / "recipe.yaml"
+    place, environment = (_mapping(folder / name) for name in (Path("setup", "place.json"), Path("environment.json")))
+    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    return Beside(text, command(place), environment, facts.answered(folder, batches))
+
+
+def command(place: dict[str, Any]) -> str:
+    """How the run was started, with paths as seen from where that was; empty where it is not known."""
+    if not {"recipe", "set", "cwd"} <= place.keys():
+        return ""
+    recipe = Path(place["recipe"])
+    near = recipe.is_relative_to(place["cwd"])
+    words = [
+        "uv",
+        "run",
+        "python",
+        "-m",
+        "kedit_glue.run",
+        os.path.relpath(recipe, place["cwd"]) if near else str(recipe),
+    ]
+    return shlex.join([*words, *(word for value in place["set"] for word in ("--set", value))])
+
+
+def study(folder: Path) -> tuple[About, list[Result]]:
+    """A study's cells with their results, as ``study.json`` names them."""
+    table = _mapping(folder / STUDY)
+    if not {"study", "recipe", "baseline", "cells"} <= table.keys():
+        raise CannotStart(f"{folder / STUDY} is no study's table; run the study again: python -m kedit_glue.study")
+    about = About(
+        table["study"], table["recipe"], table["baseline"], table.get("set", {}), tuple(table.get("axes", ()))
+    )
+    return about, [cell(folder, row) for row in table["cells"]]
+
+
+def cell(folder: Path, row: dict[str, Any]) -> Result:
+    place = folder / row["cell"]
+    if "metrics" not in row or not (place / result.FILE).is_file():
+        return Result(row["cell"], row["settings"], None, row["cause"] or "its scores.json is gone")
+    document = result.load(place).model_dump(by_alias=True, exclude_unset=True)
+    return Result(row["cell"], row["settings"], document)
+
+
+def write_figures(page: Page, folder: Path) -> list[Path]:
+    """Every figure as PDF, PNG and CSV, and the tables as LaTeX; returns the files."""
+    from kedit_glue.page import latex, paper
+
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for figure in page.figures:
+        if isinstance(figure, Figure):
+            for ending, content in paper.drawn(figure).items():
+                made.append(folder / f"{figure.id}.{ending}")
+                made[-1].write_bytes(content)
+            made.append(folder / f"{figure.id}.csv")
+            write_text(made[-1], figure.csv())
+    for name, text in latex.tables(page).items():
+        made.append(folder / f"{name}.tex")
+        write_text(made[-1], text)
+    return made
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    """A JSON file's content; empty where there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise CannotStart(
+            f"{file} is damaged, or no JSON ({error}): run the recipe again, which writes it anew"
+        ) from None
+    if not isinstance(found, dict):
+        raise CannotStart(f"{file} holds a {type(found).__name__}, not a mapping")
+    return found
