@@ -33,7 +33,7 @@ function coloured(spec) {
       Object.assign(layout.polar[axis], { gridcolor: css("--grid"), linecolor: css("--line") });
     }
     layout.polar.radialaxis.tickfont = { size: 10, color: css("--soft") };
-    if (narrow()) layout.margin = { l: 64, r: 64, t: 32, b: 24 };
+    if (narrow()) Object.assign(layout, { margin: { l: 76, r: 76, t: 32, b: 24 }, height: layout.height - 70 });
   }
   if (narrow()) layout.font.size = 11;
   for (const shape of layout.shapes || []) shape.line.color = css("--soft");
@@ -51,8 +51,12 @@ function drawn(figure) {
   return Plotly.react(plot, traces, coloured(spec), settings);
 }
 
-function drawShown() {
-  for (const figure of document.querySelectorAll("figure[data-figure]:not([hidden])")) drawn(figure);
+// one at a time, so that the page can be read and used meanwhile
+async function drawShown() {
+  for (const figure of document.querySelectorAll("figure[data-figure]:not([hidden])")) {
+    drawn(figure);
+    await new Promise((done) => setTimeout(done));
+  }
 }
 
 for (const group of document.querySelectorAll("[data-group]")) {
@@ -191,8 +195,6 @@ function rowsOf(fact) {
     fact.scores.forEach((value, at) => row.append(cell(data.heads[at], made("span", share(value)), "score")));
   }
   const inner = data.cells ? cellList(fact) : fact.probes.length ? probeList(fact) : null;
-  const more = made("td");
-  row.append(more);
   const long = [fact.prompt, fact.before, fact.after].some((text) => text && text.length > 60);
   if (!inner && !long) return [row];
   const button = made("button", data.cells ? "cells" : inner ? `probes (${fact.probes.length})` : "whole", "quiet");
@@ -210,7 +212,7 @@ function rowsOf(fact) {
     below.hidden = !open || !inner;
     button.setAttribute("aria-expanded", String(open));
   });
-  more.append(button);
+  name.append(document.createElement("br"), button);
   return [row, below];
 }
 
@@ -231,7 +233,7 @@ const orders = {
 };
 
 function showFacts() {
-  const body = document.querySelector("#facts tbody");
+  const body = document.querySelector("#fact-table tbody");
   const wanted = document.getElementById("search").value.trim().toLowerCase();
   const only = document.getElementById("failed").checked;
   const found = facts.filter((fact) => (!only || fact.failed) && (!wanted || textOf(fact).includes(wanted)));
@@ -243,7 +245,7 @@ function showFacts() {
   document.getElementById("further").hidden = found.length <= most;
 }
 
-if (document.getElementById("facts")) {
+if (document.getElementById("fact-table")) {
   document.querySelector(".tools").addEventListener("submit", (event) => event.preventDefault());
   for (const id of ["search", "failed", "order"]) {
     document.getElementById(id).addEventListener("input", () => { most = STEP; showFacts(); });

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from kedit_glue import metrics, scores
 from kedit_glue.merging import MergeMethod
+from kedit_glue.metrics import GENERALIZATION, LOCALITY, SUCCESS
 from kedit_glue.progress import Display
 
 # before any torch: waiting threads of one worker's processes must not take the other worker's core
@@ -226,3 +228,55 @@ def new_workplace() -> Callable[[Path], AbstractContextManager[Workplace]]:
 def display() -> Display:
     """Prints into ``display.console.file``."""
     return Display(None, Console(file=io.StringIO(), width=400, emoji=False))
+
+
+def _scored(
+    name: str = "made_up", success: Sequence[float] = (1.0, 0.5, 1.0, 1.0), loss: float = 0.02
+) -> dict[str, Any]:
+    """A made-up run's ``scores.json``: two facts a batch, a task that loses the share ``loss``, beyond the noise."""
+    facts = [
+        {
+            "id": f"f{n}", "batch": 1 + n // 2, "prompt": f"The mayor of town {n} is", "target_new": f"Ada {n}",
+            "before": {SUCCESS: 0.25, GENERALIZATION: 0.25, LOCALITY: {"near": 1.0}},
+            "after": {SUCCESS: value, GENERALIZATION: value / 2, LOCALITY: {"near": 0.75}},
+        }
+        for n, value in enumerate(success)
+    ]  # fmt: skip
+    before, after = (scores.summary([fact[when] for fact in facts]) for when in ("before", "after"))
+    change = {
+        "metric": "acc", "better": "higher", "before": 0.5, "after": 0.5 * (1 - loss), "items": 100,
+        "change": -0.5 * loss, "change_95": [-0.5 * loss - 0.004, -0.5 * loss + 0.004], "noise": False,
+        "base_95": [0.4, 0.6], "inside_base_interval": True, "items_better": 1, "items_worse": 2, "p": 1.0,
+    }  # fmt: skip
+    count = facts[-1]["batch"]
+    curve = [{"age": age, "mean": 1 - age / 10, "half_width_95": 0.05, "answers": 4} for age in range(count)]
+    batches = [
+        {"batch": n, "facts": 2, "training": {"seconds": 10.0 + n, "optimizer_steps": 5, "learned": 2},
+         "merge": {"seconds": 1.0}, "edited": after, "all_so_far_before": before, "all_so_far": after}
+        for n in range(1, count + 1)
+    ]  # fmt: skip
+    return {
+        "schema": 2, "kind": "run", "name": name, "method": "rsft_merge",
+        "base": {"model": "small", "weights": "b" * 16}, "edited": {"model": "runs/made_up", "weights": "e" * 16},
+        "facts_source": {"name": "towns.json", "facts": len(facts), "hash": "f" * 16},
+        "protocol": {"teacher_forced": {"scorer": "batched"}},
+        "metrics": metrics.described([SUCCESS, GENERALIZATION, LOCALITY]),
+        "before": {"edits": before, "general": None}, "batches": batches,
+        "after": {"edits": after, "general": None, "general_change": {"choices": change}},
+        "retention": {
+            "metric": SUCCESS, "after": list(range(1, count + 1)), "sampled": False, "curve": curve,
+            "matrix": [[1.0 - (row - at) / 10 if at <= row else None for at in range(count)] for row in range(count)],
+        },
+        "facts": facts,
+        "answers": [
+            {"id": "f0", "prompt": facts[0]["prompt"], "target_new": "Ada 0", "before": "Bo", "after": "Ada 0"}
+        ],
+        "seconds": {"train": 21.0, "merge": 2.0, "all": 23.0},
+        "made": {"kedit_glue": "0", "tools": {"torch": "2"}, "at": "2026-11-22T10:00:00+0000"},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def scored() -> Callable[..., dict[str, Any]]:
+    """``scored(name, success, loss)``: a run's document."""
+    return _scored

@@ -10,8 +10,12 @@ from kedit_glue import strict_yaml, study_report, verdict
 from kedit_glue.page import facts, of_grid
 from kedit_glue.page.content import Page, Section, Table, banner
 from kedit_glue.page.of_grid import Cell
+from kedit_glue.problems import listed
 from kedit_glue.report import counted
 from kedit_glue.study_report import About, Result
+
+MOST_NAMED = 4
+"""Cells that the banner names of each answer."""
 
 
 def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
@@ -47,23 +51,19 @@ def headline(cells: Sequence[Cell]) -> str:
 
 
 def overall(verdicts: Mapping[str, Mapping[str, Any]], results: Sequence[Result]) -> dict[str, Any]:
-    """A banner: how many cells may ship, the reasons of none."""
+    """A banner: how many cells may ship, and which."""
     counts = Counter(found["answer"] for found in verdicts.values())
-    best = next((a for a in (verdict.SHIP, verdict.UNKNOWN, verdict.DO_NOT) if counts[a]), verdict.UNKNOWN)
-    made = banner({"answer": best, "reasons": []}, ())
-    names = {a: [cell for cell, found in verdicts.items() if found["answer"] == a] for a in counts}
     met = {verdict.SHIP: True, verdict.UNKNOWN: None, verdict.DO_NOT: False}
+    best = next((answer for answer in met if counts[answer]), verdict.UNKNOWN)
     reasons = [
-        {"met": met[a], "says": f"{a}: {', '.join(names[a][:8])}{' …' if len(names[a]) > 8 else ''}"}
-        for a in met
-        if counts[a]
+        {"met": met[answer], "says": f"{answer}: {listed(names, MOST_NAMED)}"}
+        for answer in met
+        if (names := [cell for cell, found in verdicts.items() if found["answer"] == answer])
     ]
     if lacking := [r.cell for r in results if r.document is None]:
-        reasons.append(
-            {"met": False, "says": f"without a result: {', '.join(lacking[:8])}{' …' if len(lacking) > 8 else ''}"}
-        )
-    told = banner({"answer": best, "reasons": reasons}, ())
-    return {**made, "reasons": told["reasons"], "answer": f"{counts[verdict.SHIP]} of {len(results)} may ship"}
+        reasons.append({"met": False, "says": f"without a result: {listed(lacking, MOST_NAMED)}"})
+    made = banner({"answer": best, "reasons": reasons}, ())
+    return {**made, "answer": f"{counts[verdict.SHIP]} of {len(results)} may ship"}
 
 
 def tiles(cells: Sequence[Cell]) -> list[dict[str, str]]:
@@ -115,7 +115,7 @@ def sections(about: About, document: Mapping[str, Any], verdicts: Mapping[str, M
             "Those that most cells miss come first. A cell misses a fact when an answer token behind the edit's own "
             "prompt is wrong, or the generated answer is.",
             facts={
-                "heads": ["missed", "prompt", "new answer", "before", "more"],
+                "heads": ["missed", "prompt", "new answer", "before"],
                 "orders": [("failed", "most missed first")],
             },
         ),

@@ -86,9 +86,9 @@ def axis(of: Axis, **more: Any) -> dict[str, Any]:
     return made | more
 
 
-def places(names: Sequence[str]) -> dict[str, Any]:
+def places(names: Sequence[str], width: int = 20) -> dict[str, Any]:
     """Ticks of categories at 0, 1, …: plotly would take names such as ``4`` or ``2024-01`` for numbers or dates."""
-    return {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": [wrapped(n) for n in names]}
+    return {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": [wrapped(n, width) for n in names]}
 
 
 def wrapped(text: str, width: int = 20) -> str:
@@ -239,7 +239,7 @@ def bars(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
 
 def across_layout(figure: Figure, names: Sequence[str]) -> dict[str, Any]:
     """Categories down the side, the first on top."""
-    side = {"automargin": True, "zeroline": False, "range": [len(names) - 0.4, -0.6], **places(names)}
+    side = {"automargin": True, "zeroline": False, "range": [len(names) - 0.4, -0.6], **places(names, 24)}
     return {
         "xaxis": axis(figure.y),
         "yaxis": side,

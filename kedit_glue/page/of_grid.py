@@ -221,7 +221,7 @@ def curve(
                 series.append(Series(other or measure, points))
     numeric = all(not isinstance(place(v, values), str) for v in values)
     spread = [float(place(v, values)) for v in values] if numeric else []
-    ends = f"{name} {text(values[0])} to {text(values[-1])}"
+    ends = f"{name} {form(place(values[0], values))} to {form(place(values[-1], values))}"
     told = "; ".join(f"{s.name} {said(s.points[0].y)} to {said(s.points[-1].y)}" for s in series[:6])
     return Figure(
         f"curve_{slug(key)}" + (f"_{slug(shown[0][0])}" if names else ""),
@@ -256,6 +256,10 @@ def number(value: Any) -> float | None:
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def form(at: str | float) -> str:
+    return at if isinstance(at, str) else f"{at:g}"
 
 
 def text(value: Any) -> str:

@@ -34,6 +34,8 @@ STYLE = {
 WIDTH = 3.4
 """Inches: a column of a paper."""
 DPI = 300
+LINE = 0.15
+"""Inches of a line of the legend."""
 
 
 def drawn(figure: Figure) -> dict[str, bytes]:
@@ -43,10 +45,12 @@ def drawn(figure: Figure) -> dict[str, bytes]:
     from matplotlib.figure import Figure as Canvas
 
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=(WIDTH, height(figure)), layout="constrained")
+        canvas = Canvas(figsize=(WIDTH, height(figure) + LINE * legend_rows(figure)), layout="constrained")
         FigureCanvasAgg(canvas)
         draw = {"radar": radar, "lines": lines, "points": points, "dots": dots, "bars": bars, "heat": heat}
         draw[figure.kind](figure, canvas)
+        if len(figure.series) > 1 and figure.kind != "heat":
+            canvas.legend(loc="outside upper center", ncols=legend_columns(figure))
         found = {}
         for ending, more in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": DPI})):
             out = io.BytesIO()
@@ -90,9 +94,14 @@ def framed(axes: Any, of: Axis, side: str) -> None:
         {"x": axes.axvline, "y": axes.axhline}[side](of.mark, color="0.4", linewidth=0.8, linestyle=":")
 
 
-def legend(figure: Figure, axes: Any) -> None:
-    if len(figure.series) > 1:
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(figure.series)))
+def legend_columns(figure: Figure) -> int:
+    """As many as fit beside each other in a column of a paper."""
+    longest = max(len(short(one.name)) for one in figure.series)
+    return max(1, min(len(figure.series), 48 // (longest + 7)))
+
+
+def legend_rows(figure: Figure) -> int:
+    return math.ceil(len(figure.series) / legend_columns(figure))
 
 
 def radar(figure: Figure, canvas: Any) -> None:
@@ -121,7 +130,6 @@ def radar(figure: Figure, canvas: Any) -> None:
         aside = math.sin(angle)
         label.set_horizontalalignment("center" if abs(aside) < 0.1 else "left" if aside > 0 else "right")
     axes.tick_params(axis="x", pad=0)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1), ncols=min(3, len(figure.series)))
 
 
 def lines(figure: Figure, canvas: Any) -> None:
@@ -151,7 +159,6 @@ def lines(figure: Figure, canvas: Any) -> None:
         if len(values) <= 10:
             axes.set_xticks(values, [f"{v:g}" for v in values])
             axes.minorticks_off()
-    legend(figure, axes)
 
 
 def points(figure: Figure, canvas: Any) -> None:
@@ -176,7 +183,6 @@ def points(figure: Figure, canvas: Any) -> None:
             axes.annotate(short(p.label, 28), (p.x, p.y), **aside)
     framed(axes, figure.x, "x")
     framed(axes, figure.y, "y")
-    legend(figure, axes)
 
 
 def dots(figure: Figure, canvas: Any) -> None:
@@ -216,7 +222,6 @@ def down_the_side(figure: Figure, axes: Any, names: list[str]) -> None:
     axes.set_yticks(range(len(names)), [short(n, 34) for n in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     framed(axes, figure.y, "x")
-    legend(figure, axes)
 
 
 def heat(figure: Figure, canvas: Any) -> None:

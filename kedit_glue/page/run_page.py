@@ -90,7 +90,7 @@ def tiles(document: Mapping[str, Any]) -> list[dict[str, str]]:
 def sections(document: Mapping[str, Any], beside: Beside) -> list[Section]:
     orders = [("failed", "failures first"), ("edits", "order of the edits")]
     orders += [(head, f"lowest {head} first") for head in facts.heads()]
-    heads = ["", "prompt", "new answer", "before", "after", *facts.heads(), "more"]
+    heads = ["", "prompt", "new answer", "before", "after", *facts.heads()]
     return [
         Section("overview", "Overview", places=("radar", "edits")),
         Section(

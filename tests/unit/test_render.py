@@ -73,7 +73,7 @@ def test_the_users_folder_is_searched_first_and_the_projects_next(own: Path) -> 
     shipped = template_folders(None)
     assert template_folders(own) == [own, *shipped]
     yamls = {f"{name}.yaml.j2" for name in ("train", "merge", "merge_file", "rsft", "edit", "editor")}
-    assert {p.name for p in shipped[0].glob("*.j2")} == {*yamls, "vector_card.md.j2"}
+    assert {p.name for p in shipped[0].glob("*.j2")} == {*yamls, "vector_card.md.j2", "report.html.j2"}
 
 
 def test_a_users_template_can_include_the_projects(own: Path) -> None:

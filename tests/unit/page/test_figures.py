@@ -1,0 +1,191 @@
+"""Figures before they are drawn: numbers, sentences, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kedit_glue.metrics import LOCALITY, SUCCESS
+from kedit_glue.page import of_grid, of_run
+from kedit_glue.page.figure import Axis, Figure, Missing, Point, Series, front, safe
+from kedit_glue.study_report import About, Result
+
+Scored = Callable[..., dict[str, Any]]
+
+
+def by_id(found: list[Any]) -> dict[str, Any]:
+    return {one.id: one for one in found}
+
+
+# -- a figure -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [("=1+1", "'=1+1"), ("+x", "'+x"), ("-x", "'-x"), ("@x", "'@x"), ("\tx", "'\tx"), ("a=b", "a=b"), (-1.5, -1.5),
+     (None, "")],
+)  # fmt: skip
+def test_no_text_of_a_csv_is_a_formula(cell: Any, written: Any) -> None:
+    assert safe(cell) == written
+
+
+def test_the_csv_holds_what_is_drawn_and_no_empty_column() -> None:
+    points = [Point("a, b", 50.0, 40.0, 60.0), Point("=c", None)]
+    made = Figure("f", "F", "says", "dots", Axis("cell"), Axis("score", "%"), [Series("-s", points)])
+    assert made.csv() == "series,cell,score (%),low 95 %,high 95 %\n'-s,\"a, b\",50.0,40.0,60.0\n'-s,'=c,,,\n"
+
+
+@pytest.mark.parametrize(
+    ("points", "best"),
+    [
+        ([(1, 1)], [0]),
+        ([(1, 3), (2, 2), (3, 1), (1, 1), (2, 1)], [0, 1, 2]),
+        ([(1, 2), (1, 3), (0, 3)], [1]),
+        ([(2, 2), (2, 2), (1, 1)], [0, 1]),
+    ],
+)
+def test_the_front_holds_what_none_beats(points: list[tuple[float, float]], best: list[int]) -> None:
+    assert front(points) == best
+
+
+# -- of a run -----------------------------------------------------------------------------------
+
+
+def test_a_runs_figures_hold_its_numbers(scored: Scored) -> None:
+    found = by_id(of_run.figures(scored()))
+    radar = found["radar_teacher_forced"]
+    assert [row[:3] for row in radar.table()[1][:2]] == [
+        ["base", "edit success", 25.0],
+        ["base", "generalization", 25.0],
+    ]
+    assert [[p.x, p.y] for p in radar.series[1].points] == [
+        ["edit success", 87.5], ["generalization", 43.75], ["locality", 75.0], ["choices, kept", 98.0],
+    ]  # fmt: skip
+    assert radar.series[1].name == "merged" and "not scored before its merge" in radar.note
+    heat = found["retention"]
+    assert [s.name for s in heat.series] == ["after batch 1", "after batch 2"]
+    assert [[p.y for p in s.points] for s in heat.series] == [[100.0, None], [90.0, 100.0]]
+    curve = found["retention_curve"].series[0].points
+    assert [(p.x, p.y, p.low, p.high, p.count) for p in curve] == [(0, 100.0, 95.0, 100.0, 4), (1, 90.0, 85.0, 95.0, 4)]
+    assert found["stages"].table()[1] == [["seconds", "train", 21.0], ["seconds", "merge", 2.0]]
+    [change] = found["general"].series[0].points
+    assert (change.x, round(change.y, 6), change.count) == ("choices (points)", -1.0, 100)
+    local = found["success_locality"]
+    assert {s.name: [(p.label, p.x, p.y) for p in s.points] for s in local.series} == {
+        "Pareto front": [("after batch 1", 75.0, 87.5), ("after batch 2", 75.0, 87.5)],
+        "original": [("original", 100.0, 25.0)],
+    }
+    assert [(p.label, p.x) for s in found["success_general"].series for p in s.points] == [
+        ("after batch 2", pytest.approx(98.0)), ("original", 100.0),
+    ]  # fmt: skip
+
+
+def test_what_general_ability_was_after_each_batch_is_drawn(scored: Scored) -> None:
+    document = scored()
+    document["batches"][0]["general"] = {"choices": {"metrics": {"acc": 0.4}, "items": 100}}
+    points = [p for s in by_id(of_run.figures(document))["success_general"].series for p in s.points]
+    assert [(p.label, round(float(p.x), 6)) for p in points] == [
+        ("after batch 2", 98.0), ("after batch 1", 80.0), ("original", 100.0),
+    ]  # fmt: skip
+
+
+def test_what_is_missing_is_said(scored: Scored) -> None:
+    document = scored(success=[1.0, 1.0])
+    document["after"]["general_change"] = {}
+    document["retention"], document["seconds"] = None, {}
+    missing = {one.id: one.why for one in of_run.figures(document) if isinstance(one, Missing)}
+    assert missing.keys() == {
+        "general", "success_general", "batches", "retention", "retention_curve", "stages", "batch_times", "curves",
+    }  # fmt: skip
+    assert missing["general"] == missing["success_general"] == of_run.NO_GENERAL
+    assert missing["retention"] == of_run.ONE_BATCH
+
+
+def test_a_pair_and_a_result_without_scores_have_a_page_of_sentences(scored: Scored) -> None:
+    document = scored() | {"kind": "pair", "batches": [], "retention": None, "seconds": {}, "facts": []}
+    document["after"] = {"edits": {}, "general": None, "general_change": {}}
+    document["before"] = {"edits": {}, "general": None}
+    assert all(isinstance(one, Missing) for one in of_run.figures(document))
+
+
+def test_a_long_runs_heat_map_is_thinned(scored: Scored) -> None:
+    document = scored(success=[1.0] * 200)
+    made = by_id(of_run.figures(document))["retention"]
+    assert len(made.series) == len(made.series[0].points) == of_run.MOST_ROWS
+    assert (made.series[0].name, made.series[-1].name) == ("after batch 1", "after batch 100")
+    assert made.note == "60 of 100 batches are shown."
+
+
+# -- of a grid ----------------------------------------------------------------------------------
+
+
+def cells(scored: Scored, settings: list[dict[str, Any]]) -> list[Result]:
+    return [
+        Result(f"c{n}", one, scored(f"c{n}", success=[1.0, 1.0, 1.0, 1.0 - n / 10], loss=0.01 * n))
+        for n, one in enumerate(settings)
+    ]
+
+
+def figures(scored: Scored, axes: list[str], settings: list[dict[str, Any]]) -> dict[str, Any]:
+    return by_id(of_grid.figures(About("grid", "r.yaml", "c0", {}, axes), cells(scored, settings)))
+
+
+def test_along_a_single_axis_all_measures_are_in_one_figure(scored: Scored) -> None:
+    layers = [{"train.layers": [8]}, {"train.layers": [2]}, {"train.layers": [4]}]
+    made = figures(scored, ["train.layers"], layers)["curve_train_layers"]
+    assert [s.name for s in made.series] == [
+        "edit success", "generalization", "locality", "general ability kept", "harmonic mean H",
+    ]  # fmt: skip
+    assert [(p.x, p.y, p.label) for p in made.series[0].points] == [
+        (2.0, 97.5, "c1"), (4.0, 95.0, "c2"), (8.0, 100.0, "c0"),
+    ]  # fmt: skip
+    assert made.choice == {"axis": "layers", "measure": "all"}
+
+
+def test_with_more_axes_each_measure_has_a_line_for_each_combination(scored: Scored) -> None:
+    settings = [{"edits.batch_size": size, "merge.method": m} for size in (1, 100) for m in ("ties", "linear")]
+    found = figures(scored, ["edits.batch_size", "merge.method"], settings)
+    made = found["curve_edits_batch_size_locality"]
+    assert [(s.name, [p.x for p in s.points]) for s in made.series] == [
+        ("method ties", [1.0, 100.0]), ("method linear", [1.0, 100.0]),
+    ]  # fmt: skip
+    assert made.x.log, "a hundredfold range"
+    names = found["curve_merge_method_locality"].series[0].points
+    assert [p.x for p in names] == ["ties", "linear"]
+    assert {one.choice["axis"] for one in found.values() if one.place == "curves"} == {"batch_size", "method"}
+
+
+def test_a_grid_of_named_cells_says_why_it_has_no_curves(scored: Scored) -> None:
+    found = figures(scored, [], [{"train.epochs": 1}, {"train.epochs": 2}])
+    assert found["curves"] == Missing("curves", of_grid.ALONG, of_grid.NO_AXIS)
+
+
+def test_cells_are_ranked_and_compared_with_the_baseline(scored: Scored) -> None:
+    found = figures(scored, [], [{"train.epochs": n} for n in range(3)])
+    assert next(one.id for one in found.values() if one.place == "cells") == "cells_harmonic_mean_h"
+    assert [p.x for p in found["cells_edit_success"].series[0].points] == ["c0", "c1", "c2"]
+    differences = found["less_edit_success"].series[0].points
+    assert [(p.x, p.y) for p in differences] == [("c1", -2.5), ("c2", -5.0)]
+    assert found["success_locality"].series[0].points[0].label == "c0"
+    assert [p.y for p in found["general"].series[0].points] == pytest.approx([100.0, 99.0, 98.0])
+    assert found["cost"].series[0].points[0].y == pytest.approx((11 + 12 + 2) / 4)
+
+
+def test_a_grid_without_a_result_says_so() -> None:
+    found = of_grid.figures(About("grid", "r.yaml", "a"), [Result("a", {}, None, "killed")])
+    assert found == [Missing("cells", "Cells side by side", of_grid.NO_CELL)]
+
+
+def test_a_cell_that_lacks_what_others_have_is_left_out_there(scored: Scored) -> None:
+    results = cells(scored, [{}, {}])
+    document: Any = results[1].document
+    document["after"]["general_change"] = {}
+    for fact in document["facts"]:
+        del fact["after"][LOCALITY]
+    found = by_id(of_grid.figures(About("grid", "r.yaml", "c0"), results))
+    assert [p.label for s in found["success_locality"].series for p in s.points] == ["c0"]
+    assert [p.label for p in found["worth"].series[0].points] == ["c0"]
+    assert isinstance(found["radar"], Missing)
+    assert SUCCESS in document["facts"][0]["after"]
