@@ -53,10 +53,12 @@ function drawn(figure) {
 
 // one at a time, so that the page can be read and used meanwhile
 async function drawShown() {
+  delete document.body.dataset.drawn;
   for (const figure of document.querySelectorAll("figure[data-figure]:not([hidden])")) {
     drawn(figure);
     await new Promise((done) => setTimeout(done));
   }
+  document.body.dataset.drawn = "all";
 }
 
 for (const group of document.querySelectorAll("[data-group]")) {

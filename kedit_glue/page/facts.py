@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import metrics, questions, scores
+from kedit_glue import metrics, questions, results, scores
 from kedit_glue.batch_files import batch_name
 from kedit_glue.generated import contains, exact_match, normalized
 from kedit_glue.metrics import METRICS
+from kedit_glue.problems import CannotStart
 from kedit_glue.questions import Question
 
 MOST = 5000
@@ -56,27 +57,35 @@ def failed(fact: Mapping[str, Any]) -> bool:
     return any(value is not None and value < 1 for value in (after.get(metrics.SUCCESS), after.get(EXACT)))
 
 
-def answered(folder: Path, batches: int) -> dict[str, list[Row]]:
-    """By fact every generated answer of both models that ``folder`` still has; empty where it has none."""
+def answered(folder: Path, batches: int, source: Mapping[str, Any] | None) -> dict[str, list[Row]]:
+    """By fact every generated answer of both models that ``folder`` still has; empty where it has none, or has those
+    about other facts than the result's (``source``: its ``facts_source``): a run may have begun anew there."""
     sides = [
         (folder / "base" / "answers.json", folder / batch_name(batches) / "answers.json"),
         (folder / "base" / "score.json", folder / "edited" / "score.json"),
     ]
     files = (folder / "facts.json", folder / "setup" / "facts.json")
     asked = next((file for file in files if file.is_file()), None)
-    for before, after in sides:
-        if asked and before.is_file() and after.is_file():
-            first, second = (scores.by_id(_json(file)) for file in (before, after))
-            return {
-                fact["id"]: list(probes_of(fact, first[fact["id"]], second[fact["id"]]))
-                for fact in _json(asked)
-                if "generated" in first.get(fact["id"], {}) and "generated" in second.get(fact["id"], {})
-            }
-    return {}
+    there = [both for both in sides if all(file.is_file() for file in both)]
+    if asked is None or source is None or not there:
+        return {}
+    about = read_json(asked)
+    if results.source(source["name"], about)["hash"] != source["hash"]:
+        return {}
+    first, second = (scores.by_id(read_json(file)) for file in there[0])
+    return {
+        fact["id"]: list(probes_of(fact, first[fact["id"]], second[fact["id"]]))
+        for fact in about
+        if "generated" in first.get(fact["id"], {}) and "generated" in second.get(fact["id"], {})
+    }
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(file: Path) -> Any:
+    """Raises CannotStart for a file that is damaged."""
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError as error:
+        raise CannotStart(f"{file} is damaged, or no JSON ({error}): run it again, which writes it anew") from None
 
 
 def probes_of(fact: questions.Fact, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Row]:

@@ -76,7 +76,9 @@ def tiles(document: Mapping[str, Any]) -> list[dict[str, str]]:
         half = entry.get("half_width_95")
         sure = [f"± {100 * half:.1f}"] if half and entry["facts"] > 1 else []
         was = (
-            "stays the original's" if metric == metrics.LOCALITY else f"before {report.percent(before[metric]['mean'])}"
+            "stays the original's"
+            if metric == metrics.LOCALITY
+            else f"before {report.percent(before.get(metric, {}).get('mean'))}"
         )
         found.append(
             {"title": METRICS[metric].title, "after": report.percent(entry["mean"]), "before": " · ".join([*sure, was])}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +49,16 @@ def run(path: Path) -> Page:
     file = result.find(path)
     # as it was written: what the file lacks is absent, not null
     document = result.load(file).model_dump(by_alias=True, exclude_unset=True)
-    return run_page.page(document, beside(file.parent, len(document["batches"])))
+    return run_page.page(document, beside(file.parent, document))
 
 
-def beside(folder: Path, batches: int) -> Beside:
+def beside(folder: Path, document: Mapping[str, Any]) -> Beside:
     """What the folder of a ``scores.json`` says besides."""
     recipe = folder / "recipe.yaml"
     place, environment = (_mapping(folder / name) for name in (Path("setup", "place.json"), Path("environment.json")))
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
-    return Beside(text, command(place), environment, facts.answered(folder, batches))
+    answers = facts.answered(folder, len(document["batches"]), document.get("facts_source"))
+    return Beside(text, command(place), environment, answers)
 
 
 def command(place: dict[str, Any]) -> str:
@@ -120,12 +120,7 @@ def _mapping(file: Path) -> dict[str, Any]:
     """A JSON file's content; empty where there is none."""
     if not file.is_file():
         return {}
-    try:
-        found = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise CannotStart(
-            f"{file} is damaged, or no JSON ({error}): run the recipe again, which writes it anew"
-        ) from None
+    found = facts.read_json(file)
     if not isinstance(found, dict):
         raise CannotStart(f"{file} holds a {type(found).__name__}, not a mapping")
     return found

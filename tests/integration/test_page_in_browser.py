@@ -30,7 +30,7 @@ QUIET = (
     "--disable-component-update --disable-sync"
 )
 NASTY = "</script><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-DRAWN = "[...document.querySelectorAll('figure:not([hidden]) .plot')].every((plot) => plot.querySelector('.main-svg'))"
+DRAWN = "body[data-drawn]"
 Scored = Callable[..., dict[str, Any]]
 
 
@@ -54,7 +54,7 @@ class Opened:
         self.tab.on("console", lambda message: self.said.append(message.text))
         self.tab.on("pageerror", lambda error: self.said.append(str(error)))
         self.tab.goto(file.as_uri())
-        self.tab.wait_for_function(DRAWN)
+        self.tab.locator(DRAWN).wait_for()
 
     def ids(self) -> list[str]:
         return [text.strip() for text in self.tab.locator("#fact-table tbody th .soft").all_inner_texts()]
@@ -210,7 +210,8 @@ def test_light_and_dark(opened: Callable[..., Opened], run: Path) -> None:
     assert toggle.get_attribute("aria-pressed") == "false"
     toggle.click()
     assert toggle.get_attribute("aria-pressed") == "true"
-    tab.wait_for_function(f"{colour} !== '{ink}'")
+    tab.locator(DRAWN).wait_for()
+    assert tab.evaluate(colour) != ink
     dark = background(tab)
     assert dark != light
     assert background(opened(run / "report.html", color_scheme="dark").tab) == dark

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kedit_glue import page
+from kedit_glue import page, results
 from kedit_glue.page import __main__ as command
 from kedit_glue.page import facts, latex
 from kedit_glue.page.content import Table
@@ -21,6 +21,7 @@ from kedit_glue.page.figure import Axis, Figure, Point, Series
 from kedit_glue.page.html import hash_of, json_block
 from kedit_glue.page.interactive import plain, spec, wrapped
 from kedit_glue.page.write import page_of
+from kedit_glue.problems import CannotStart
 from kedit_glue.study_report import About, Result, table
 
 Scored = Callable[..., dict[str, Any]]
@@ -178,13 +179,19 @@ def test_all_generated_answers_of_a_runs_folder_are_shown(tmp_path: Path) -> Non
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
     (tmp_path / "facts.json").write_text(json.dumps([fact, {**fact, "id": "f1"}]), encoding="utf-8")
-    found = facts.answered(tmp_path, 2)
+    source = results.source("towns.json", [fact, {**fact, "id": "f1"}])
+    found = facts.answered(tmp_path, 2, source)
     assert [(p["aspect"], p["kind"], p["before"], p["after"], p["right"]) for p in found["f0"]] == [
         ("edit_success", "", "Bo", "ada.", True),
         ("generalization", "", "Bo", "Cy", False),
         ("locality", "Near By", "Rhine", "the Rhine", True),
     ]  # fmt: skip
-    assert found.keys() == {"f0"} and facts.answered(tmp_path, 3) == {}
+    assert found.keys() == {"f0"} and facts.answered(tmp_path, 3, source) == {}
+    assert facts.answered(tmp_path, 2, {**source, "hash": "of other facts"}) == {}
+    assert facts.answered(tmp_path, 2, None) == {}
+    (tmp_path / "facts.json").write_text("[", encoding="utf-8")
+    with pytest.raises(CannotStart, match=r"facts\.json is damaged, or no JSON"):
+        facts.answered(tmp_path, 2, source)
 
 
 def test_a_study_lists_a_fact_once_with_every_cell(scored: Scored) -> None:
