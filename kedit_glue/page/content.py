@@ -11,6 +11,8 @@ from kedit_glue.page.figure import Cell, Drawn, Figure, Missing
 
 MARKS = {verdict.SHIP: "✓", verdict.DO_NOT: "✕", verdict.UNKNOWN: "?"}
 CLASSES = {verdict.SHIP: "good", verdict.DO_NOT: "bad", verdict.UNKNOWN: "open"}
+MOST_ROWS = 200
+"""Of a figure's numbers that stand on the page."""
 MOST_OPEN = 12
 """A longer list of terms is folded."""
 MET = {True: ("met", "met"), False: ("missed", "missed"), None: ("open", "cannot be told")}
@@ -91,12 +93,13 @@ def group(place: str, figures: Sequence[Drawn]) -> dict[str, Any]:
 def figure_of(figure: Figure) -> dict[str, Any]:
     head, rows = figure.table()
     name = ", ".join([figure.title, *figure.choice.values()])
-    shown = [[form(cell) for cell in row] for row in rows]
+    shown = [[form(cell) for cell in row] for row in rows[:MOST_ROWS]]
     return {
         "id": figure.id,
         "says": figure.says[:1].upper() + figure.says[1:],
         "note": figure.note,
         "name": name,
+        "more": f"The first {MOST_ROWS} of {len(rows)} rows; the CSV has them all." if len(rows) > MOST_ROWS else "",
         "table": {"head": head, "rows": shown, "numbers": False},
     }
 

@@ -163,8 +163,8 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
     Of equal points all are on it.
     """
-
-    def beaten(one: tuple[float, float]) -> bool:
-        return any(o[0] >= one[0] and o[1] >= one[1] and o != one for o in points)
-
-    return sorted((at for at, one in enumerate(points) if not beaten(one)), key=lambda at: points[at])
+    found: list[int] = []
+    for at in sorted(range(len(points)), key=lambda at: points[at], reverse=True):
+        if not found or points[at][1] > points[found[-1]][1] or points[at] == points[found[-1]]:
+            found.append(at)
+    return sorted(found, key=lambda at: points[at])

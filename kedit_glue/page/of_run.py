@@ -219,8 +219,9 @@ def trade_off(
     ones = [p for p in shown if p.label not in quiet]
     if not ones:
         return Missing(name, heading, why)
-    best = [ones[at] for at in front([(float(p.x), p.y) for p in ones if p.y is not None])]
-    others = [p for p in ones if p not in best]
+    places = front([(float(p.x), p.y) for p in ones if p.y is not None])
+    best, beaten = [ones[at] for at in places], set(range(len(ones))) - set(places)
+    others = [ones[at] for at in sorted(beaten)]
     series = [Series("Pareto front", best, shows_labels=True)]
     series += [Series("others", others, quiet=True, line=False)] if others else []
     still = [p for p in shown if p.label in quiet]

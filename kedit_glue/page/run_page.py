@@ -14,6 +14,8 @@ from kedit_glue.page.content import Page, Section, Table, banner
 from kedit_glue.page.figure import short
 from kedit_glue.page.values import FORCED, KEPT, kept
 
+MOST_BATCHES = 100
+"""Rows of a table of batches, about; of a longer run they are taken evenly."""
 TILES = (*FORCED, facts.EXACT)
 
 
@@ -103,8 +105,18 @@ def sections(document: Mapping[str, Any], beside: Beside) -> list[Section]:
             "Batch after batch",
             places=("retention", "retention_curve", "batches"),
             tables=[
-                Table("Batches", report.BATCH_HEAD, report.batch_rows(document), f"{report.batch_note(document)}."),
-                Table("What each merge did", report.MERGE_HEAD, report.merge_rows(document), f"{report.MERGE_NOTE}."),
+                Table(
+                    "Batches",
+                    report.BATCH_HEAD,
+                    report.thinned(report.batch_rows(document), MOST_BATCHES),
+                    f"{report.batch_note(document)}.",
+                ),
+                Table(
+                    "What each merge did",
+                    report.MERGE_HEAD,
+                    report.thinned(report.merge_rows(document), MOST_BATCHES),
+                    f"{report.MERGE_NOTE}.",
+                ),
             ],
         ),
         Section("facts", "Facts", facts_intro(document), facts={"heads": heads, "orders": orders}),

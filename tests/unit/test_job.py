@@ -59,6 +59,8 @@ def test_a_run_from_recipe_to_report(workplace: Any, display: Display) -> None:
     assert {p.name for p in folder.iterdir()} == top
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     assert [f["id"] for f in scores["facts"]] == [f"f{n}" for n in range(6)]
+    assert scores["verdict"]["thresholds"]["least_edit_success"] == 0.95 and scores["verdict"]["reasons"]
+    assert scores["verdict"]["answer"].capitalize() in (folder / "report.html").read_text(encoding="utf-8")[:2000]
     assert scores["after"]["edits"]["edit_success.teacher_forced.token_accuracy"]["mean"] == 1.0
     assert scores["after"]["edits"]["portability.generated.exact_match"]["by_kind"] == {"Reasoning": 1.0}
     assert result.load(folder / "model").edited.weights == scores["edited"]["weights"] != scores["base"]["weights"]

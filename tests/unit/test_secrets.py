@@ -12,6 +12,7 @@ import pytest
 
 from kedit_glue import job, redact
 from kedit_glue import run as cli
+from kedit_glue.page.html import plotly
 from kedit_glue.progress import Display
 from kedit_glue.redact import Redaction, is_secret_name, secrets_of
 
@@ -45,7 +46,9 @@ def found_in(folder: Path, capsys: Output) -> list[str]:
     texts = {"stdout": printed.out, "stderr": printed.err}
     for path in folder.rglob("*"):
         if path.is_file():
-            texts[str(path.relative_to(folder))] = path.read_bytes().decode("utf-8", "replace")
+            text = path.read_bytes().decode("utf-8", "replace")
+            # plotly's own code has one of the pieces, the hexadecimal digits
+            texts[str(path.relative_to(folder))] = text.replace(plotly(), "") if path.suffix == ".html" else text
     assert len(texts) > 10
     return [name for name, text in texts.items() if any(piece in text for piece in PIECES)]
 

@@ -146,6 +146,12 @@ def test_points_are_plotlys_own_and_drawn_for_papers() -> None:
     assert paper.drawn(made)["pdf"] == drawn["pdf"], "the same bytes each time"
 
 
+def test_a_long_run_has_a_page_of_bearable_length(run: Callable[..., Path], scored: Scored) -> None:
+    words = " ".join(Elements(page.write_run(run(scored(success=[1.0] * 600))).read_text(encoding="utf-8")).words)
+    assert "The first 200 of 900 rows; the CSV has them all." in words, "three aspects after each of 300 batches"
+    assert len(words) < 60_000
+
+
 # -- facts --------------------------------------------------------------------------------------
 
 
