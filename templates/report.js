@@ -20,7 +20,7 @@ const narrow = () => innerWidth < 600;
 
 function coloured(spec) {
   const layout = structuredClone(spec.layout);
-  layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
+  Object.assign(layout, { paper_bgcolor: css("--card"), plot_bgcolor: "rgba(0,0,0,0)" }); // a PNG is not see-through
   layout.font = { ...layout.font, color: css("--text"), family: getComputedStyle(document.body).fontFamily };
   layout.hoverlabel = { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: css("--text") }, align: "left" };
   layout.dragmode = touch ? false : "zoom";
@@ -175,9 +175,11 @@ function probeList(fact) {
 function cellList(fact) {
   const box = made("div");
   const said = new Map(fact.answers);
-  fact.cells.forEach((value, at) => {
+  fact.cells.forEach((found, at) => {
     const one = made("p", undefined, "probe");
-    one.append(badge(value === null ? null : value >= 1, share(value), share(value)), ` ${data.cells[at]}`);
+    const [value, failed] = found || [null, null];
+    one.append(badge(found ? !failed : null, share(value), share(value)), ` ${data.cells[at]}`);
+    if (failed && value === 1) one.append(" (the generated answer is wrong)");
     if (said.has(at)) one.append(": ", answer(said.get(at)));
     box.append(one);
   });

@@ -20,6 +20,8 @@ from kedit_glue.questions import Question
 
 MOST = 5000
 """Facts that a page holds: those that failed before the others."""
+MOST_VALUES = 200_000
+"""Facts times cells of a study's page."""
 EXACT = "edit_success.generated.exact_match"
 SHOWN = (metrics.SUCCESS, metrics.GENERALIZATION, metrics.PORTABILITY, metrics.LOCALITY)
 Row = dict[str, Any]
@@ -126,13 +128,14 @@ def across(cells: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Row]:
             key = (fact["id"], fact["prompt"], fact["target_new"])
             entry = found.setdefault(key, empty(fact, len(cells)))
             value = fact["after"].get(metrics.SUCCESS)
-            entry["cells"][at] = None if value is None else round(value, 4)
+            entry["cells"][at] = [None if value is None else round(value, 4), failed(fact)]
             entry["missed"] += failed(fact)
             if answer := told.get(fact["id"]):
                 entry["before"] = answer["before"]
                 entry["answers"].append([at, answer["after"]])
     ordered = sorted(found.values(), key=lambda one: -one["missed"])
-    return [{**one, "failed": one["missed"] > 0} for one in ordered[:MOST]]
+    most = min(MOST, MOST_VALUES // max(len(cells), 1))
+    return [{**one, "failed": one["missed"] > 0} for one in ordered[:most]]
 
 
 def empty(fact: Mapping[str, Any], cells: int) -> Row:

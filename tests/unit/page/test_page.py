@@ -204,7 +204,7 @@ def test_a_study_lists_a_fact_once_with_every_cell(scored: Scored) -> None:
     cells = [("a", scored(success=[1.0, 0.5])), ("b", scored(success=[0.0, 0.5]))]
     rows = facts.across(cells)
     assert [(row["id"], row["cells"], row["missed"], row["failed"]) for row in rows] == [
-        ("f1", [0.5, 0.5], 2, True), ("f0", [1.0, 0.0], 1, True),
+        ("f1", [[0.5, True], [0.5, True]], 2, True), ("f0", [[1.0, False], [0.0, True]], 1, True),
     ]  # fmt: skip
     assert rows[1]["answers"] == [[0, "Ada 0"], [1, "Ada 0"]] and rows[1]["before"] == "Bo"
 
