@@ -8,8 +8,8 @@ from typing import Any
 
 from kedit_glue import strict_yaml, study_report, verdict
 from kedit_glue.page import facts, of_grid
+from kedit_glue.page.cells import HARMONIC, Cell, cells_of, measures
 from kedit_glue.page.content import Page, Section, Table, banner
-from kedit_glue.page.of_grid import Cell
 from kedit_glue.problems import listed
 from kedit_glue.report import counted
 from kedit_glue.study_report import About, Result
@@ -19,7 +19,7 @@ MOST_NAMED = 4
 
 
 def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
-    cells = of_grid.cells_of(results)
+    cells = cells_of(results)
     document = study_report.table(about, results)
     rows = facts.across([(cell.name, cell.document) for cell in cells])
     verdicts = {cell.name: cell.document.get("verdict") or verdict.judged(cell.document) for cell in cells}
@@ -69,12 +69,12 @@ def overall(verdicts: Mapping[str, Mapping[str, Any]], results: Sequence[Result]
 def tiles(cells: Sequence[Cell]) -> list[dict[str, str]]:
     """The best cell of each measure."""
     found = []
-    for name, value in of_grid.measures(cells):
+    for name, value in measures(cells):
         points = [p for cell in cells if (p := value(cell, cell.name)).y is not None]
         top = max(points, key=lambda p: p.y or 0.0)
         found.append(
             {
-                "title": f"most {name}" if name != of_grid.HARMONIC else name,
+                "title": f"most {name}" if name != HARMONIC else name,
                 "after": f"{top.y:.1f} %",
                 "before": str(top.x),
             }

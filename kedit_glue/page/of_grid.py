@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kedit_glue import metrics, strict_yaml, study_report
+from kedit_glue import metrics, study_report
+from kedit_glue.page.along import curves
+from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, measures, slug
 from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, percent, short
 from kedit_glue.page.of_run import NO_GENERAL, SHARES, age_curve, cross, trade_off
 from kedit_glue.page.values import AGREE_WITH_THEMSELVES, FORCED, KEPT, kept, point, said, task_kept, title
-from kedit_glue.study_report import About, Result, labels
+from kedit_glue.study_report import About, Result
 
 MOST_CELLS = 8
 """Lines in a figure that has one for each cell; the best by H are shown."""
 MOST_RADAR = 4
-HARMONIC = "harmonic mean H"
-ALONG = "Scores along an axis"
 NO_CELL = "No cell has a result yet."
-NO_AXIS = "The study has no axes: its cells are named one by one. axes: in the study's file makes curves."
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell with a result, as ``study_report.rows`` measured it."""
-
-    name: str
-    settings: Mapping[str, Any]
-    row: Mapping[str, Any]
-    document: Mapping[str, Any]
-
-    @property
-    def kept(self) -> tuple[float, float, float] | None:
-        return kept(self.document["after"]["general_change"])
-
-    def metric(self, x: str | float, name: str) -> Point:
-        return point(x, self.row["metrics"].get(name), self.name)
-
-
-def cells_of(results: Sequence[Result]) -> list[Cell]:
-    """Those that have a result."""
-    rows = study_report.rows(results)
-    return [
-        Cell(r.cell, r.settings, row, r.document)
-        for r, row in zip(results, rows, strict=True)
-        if r.document is not None
-    ]
 
 
 def figures(about: About, results: Sequence[Result]) -> list[Drawn]:
@@ -67,31 +37,7 @@ def figures(about: About, results: Sequence[Result]) -> list[Drawn]:
     ]
 
 
-# -- measures -----------------------------------------------------------------------------------
-
-
-Measure = tuple[str, Callable[[Cell, str | float], Point]]
-"""A name, and a cell's value of it at ``x``, in per cent."""
-
-
-def measures(cells: Sequence[Cell]) -> list[Measure]:
-    """What any cell has: the aspects, general ability, H."""
-    there = [m for m in FORCED if any(m in cell.row["metrics"] for cell in cells)]
-    found: list[Measure] = [(title(m), functools.partial(Cell.metric, name=m)) for m in there]
-    if any(cell.kept for cell in cells):
-        found.append((KEPT, ability))
-    if any(cell.row["harmonic"] is not None for cell in cells):
-        found.append((HARMONIC, harmonic))
-    return found
-
-
-def harmonic(cell: Cell, x: str | float) -> Point:
-    return Point(x, percent(cell.row["harmonic"]), label=cell.name)
-
-
-def ability(cell: Cell, x: str | float) -> Point:
-    value, low, high = cell.kept or (None, None, None)
-    return Point(x, value, low, high, label=cell.name)
+# -- side by side -------------------------------------------------------------------------------
 
 
 def best(cells: Sequence[Cell], most: int) -> list[Cell]:
@@ -101,9 +47,6 @@ def best(cells: Sequence[Cell], most: int) -> list[Cell]:
     )
     chosen = [cell.name for cell in ranked[:most]]
     return [cell for cell in cells if cell.name in chosen]
-
-
-# -- side by side -------------------------------------------------------------------------------
 
 
 def side_by_side(cells: Sequence[Cell]) -> list[Drawn]:
@@ -129,11 +72,6 @@ def side_by_side(cells: Sequence[Cell]) -> list[Drawn]:
         )
     # H says most in one number, where there is one
     return found[-1:] + found[:-1] if found and found[-1].id == f"cells_{slug(HARMONIC)}" else found
-
-
-def slug(text: str) -> str:
-    """For a file's name."""
-    return "_".join("".join(c if c.isascii() and c.isalnum() else " " for c in text).split()).lower() or "value"
 
 
 def radar(about: About, cells: Sequence[Cell]) -> Drawn:
@@ -171,99 +109,6 @@ def radar(about: About, cells: Sequence[Cell]) -> Drawn:
         series,
         f"The {MOST_RADAR} best of {len(cells)} cells by H, and the baseline." if len(cells) > len(chosen) else "",
     )
-
-
-# -- along an axis ------------------------------------------------------------------------------
-
-
-def curves(about: About, cells: Sequence[Cell]) -> list[Drawn]:
-    """For each axis every measure along it: one figure where nothing else differs, else one for each measure with a
-    line for each combination of the other axes."""
-    found: list[Drawn] = []
-    names = labels(list(about.axes))
-    for key, name in names.items():
-        there = [cell for cell in cells if key in cell.settings]
-        values = ordered([cell.settings[key] for cell in there])
-        if len(values) < 2:
-            continue
-        others = list(dict.fromkeys(rest(cell, key, names) for cell in there))
-        if len(others) == 1:
-            found.append(curve(key, name, there, values, measures(there)))
-        else:
-            found += [curve(key, name, there, values, [one], others, names) for one in measures(there)]
-    if found:
-        return found
-    why = NO_AXIS if not about.axes else "No two values of an axis have a result yet."
-    return [Missing("curves", ALONG, why)]
-
-
-def rest(cell: Cell, key: str, names: Mapping[str, str]) -> str:
-    """A cell's other axes, in words."""
-    return ", ".join(f"{name} {text(cell.settings[k])}" for k, name in names.items() if k != key and k in cell.settings)
-
-
-def curve(
-    key: str,
-    name: str,
-    cells: Sequence[Cell],
-    values: Sequence[Any],
-    shown: Sequence[Measure],
-    others: Sequence[str] = ("",),
-    names: Mapping[str, str] | None = None,
-) -> Figure:
-    series = []
-    for measure, value in shown:
-        for other in others:
-            mine = [c for c in cells if names is None or rest(c, key, names) == other]
-            at = [(place(c.settings[key], values), c) for v in values for c in mine if text(c.settings[key]) == text(v)]
-            points = [p for x, cell in at if (p := value(cell, x)).y is not None]
-            if points:
-                series.append(Series(other or measure, points))
-    numeric = all(not isinstance(place(v, values), str) for v in values)
-    spread = [float(place(v, values)) for v in values] if numeric else []
-    ends = f"{name} {form(place(values[0], values))} to {form(place(values[-1], values))}"
-    told = "; ".join(f"{s.name} {said(s.points[0].y)} to {said(s.points[-1].y)}" for s in series[:6])
-    return Figure(
-        f"curve_{slug(key)}" + (f"_{slug(shown[0][0])}" if names else ""),
-        ALONG,
-        f"{ends}: {told}.",
-        "lines",
-        Axis(name, log=bool(spread) and spread[0] > 0 and spread[-1] / spread[0] >= 50),
-        Axis(shown[0][0] if names else "score", "%", None if names else SHARES),
-        series,
-        "Bars are 95 % intervals over facts." + (" A line for each combination of the other axes." if names else ""),
-        "curves",
-        {"axis": name, "measure": shown[0][0] if names else "all"},
-    )
-
-
-def ordered(values: Sequence[Any]) -> list[Any]:
-    """Each value once; numbers by size, others as they come."""
-    once = list({text(v): v for v in values}.values())
-    if all(number(v) is not None for v in once):
-        return sorted(once, key=lambda v: number(v) or 0.0)
-    return once
-
-
-def place(value: Any, values: Sequence[Any]) -> str | float:
-    """Where a value stands on its axis: a number where all are, else a name."""
-    found = number(value)
-    return found if found is not None and all(number(v) is not None for v in values) else text(value)
-
-
-def number(value: Any) -> float | None:
-    """A setting as a number: also a single layer in a list, as in ``train.layers: [4]``."""
-    if isinstance(value, (list, tuple)) and len(value) == 1:
-        value = value[0]
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-def form(at: str | float) -> str:
-    return at if isinstance(at, str) else f"{at:g}"
-
-
-def text(value: Any) -> str:
-    return strict_yaml.dump(value, flow=True).strip()
 
 
 # -- trade-offs ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kedit_glue.metrics import LOCALITY, SUCCESS
-from kedit_glue.page import of_grid, of_run
+from kedit_glue.page import along, of_grid, of_run
 from kedit_glue.page.figure import Axis, Figure, Missing, Point, Series, front, safe
 from kedit_glue.study_report import About, Result
 
@@ -159,7 +159,7 @@ def test_with_more_axes_each_measure_has_a_line_for_each_combination(scored: Sco
 
 def test_a_grid_of_named_cells_says_why_it_has_no_curves(scored: Scored) -> None:
     found = figures(scored, [], [{"train.epochs": 1}, {"train.epochs": 2}])
-    assert found["curves"] == Missing("curves", of_grid.ALONG, of_grid.NO_AXIS)
+    assert found["curves"] == Missing("curves", along.ALONG, along.NO_AXIS)
 
 
 def test_cells_are_ranked_and_compared_with_the_baseline(scored: Scored) -> None:

@@ -1,0 +1,106 @@
+"""A study along an axis that the reader chooses: layer curves, batch-size curves and the like. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kedit_glue import strict_yaml
+from kedit_glue.page.cells import Cell, Measure, measures, slug
+from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Series
+from kedit_glue.page.of_run import SHARES
+from kedit_glue.page.values import said
+from kedit_glue.study_report import About, labels
+
+ALONG = "Scores along an axis"
+NO_AXIS = "The study has no axes: its cells are named one by one. axes: in the study's file makes curves."
+
+
+def curves(about: About, cells: Sequence[Cell]) -> list[Drawn]:
+    """For each axis every measure along it: one figure where nothing else differs, else one for each measure with a
+    line for each combination of the other axes."""
+    found: list[Drawn] = []
+    names = labels(list(about.axes))
+    for key, name in names.items():
+        there = [cell for cell in cells if key in cell.settings]
+        values = ordered([cell.settings[key] for cell in there])
+        if len(values) < 2:
+            continue
+        others = list(dict.fromkeys(rest(cell, key, names) for cell in there))
+        if len(others) == 1:
+            found.append(curve(key, name, there, values, measures(there)))
+        else:
+            found += [curve(key, name, there, values, [one], others, names) for one in measures(there)]
+    if found:
+        return found
+    why = NO_AXIS if not about.axes else "No two values of an axis have a result yet."
+    return [Missing("curves", ALONG, why)]
+
+
+def rest(cell: Cell, key: str, names: Mapping[str, str]) -> str:
+    """A cell's other axes, in words."""
+    return ", ".join(f"{name} {text(cell.settings[k])}" for k, name in names.items() if k != key and k in cell.settings)
+
+
+def curve(
+    key: str,
+    name: str,
+    cells: Sequence[Cell],
+    values: Sequence[Any],
+    shown: Sequence[Measure],
+    others: Sequence[str] = ("",),
+    names: Mapping[str, str] | None = None,
+) -> Figure:
+    series = []
+    for measure, value in shown:
+        for other in others:
+            mine = [c for c in cells if names is None or rest(c, key, names) == other]
+            at = [(place(c.settings[key], values), c) for v in values for c in mine if text(c.settings[key]) == text(v)]
+            points = [p for x, cell in at if (p := value(cell, x)).y is not None]
+            if points:
+                series.append(Series(other or measure, points))
+    numeric = all(not isinstance(place(v, values), str) for v in values)
+    spread = [float(place(v, values)) for v in values] if numeric else []
+    ends = f"{name} {form(place(values[0], values))} to {form(place(values[-1], values))}"
+    told = "; ".join(f"{s.name} {said(s.points[0].y)} to {said(s.points[-1].y)}" for s in series[:6])
+    return Figure(
+        f"curve_{slug(key)}" + (f"_{slug(shown[0][0])}" if names else ""),
+        ALONG,
+        f"{ends}: {told}.",
+        "lines",
+        Axis(name, log=bool(spread) and spread[0] > 0 and spread[-1] / spread[0] >= 50),
+        Axis(shown[0][0] if names else "score", "%", None if names else SHARES),
+        series,
+        "Bars are 95 % intervals over facts." + (" A line for each combination of the other axes." if names else ""),
+        "curves",
+        {"axis": name, "measure": shown[0][0] if names else "all"},
+    )
+
+
+def ordered(values: Sequence[Any]) -> list[Any]:
+    """Each value once; numbers by size, others as they come."""
+    once = list({text(v): v for v in values}.values())
+    if all(number(v) is not None for v in once):
+        return sorted(once, key=lambda v: number(v) or 0.0)
+    return once
+
+
+def place(value: Any, values: Sequence[Any]) -> str | float:
+    """Where a value stands on its axis: a number where all are, else a name."""
+    found = number(value)
+    return found if found is not None and all(number(v) is not None for v in values) else text(value)
+
+
+def number(value: Any) -> float | None:
+    """A setting as a number: also a single layer in a list, as in ``train.layers: [4]``."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def form(at: str | float) -> str:
+    return at if isinstance(at, str) else f"{at:g}"
+
+
+def text(value: Any) -> str:
+    return strict_yaml.dump(value, flow=True).strip()
