@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -224,6 +225,22 @@ def has_content(path: Path) -> bool:
         return path.stat().st_size > 0
     configured = any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
     return configured and any(f.stat().st_size for f in path.glob("*.safetensors"))
+
+
+def show_plan(plan: Plan, runner: Runner, display: Display) -> None:
+    """``--dry-run``: each stage, its command, its files."""
+    display.say(f"{len(plan.stages)} stages, nothing started; every YAML is written and yours to read or edit.")
+    display.say("A run first unpacks or downloads the model where it has to, and asks its tokenizer about the facts:")
+    display.say("only then do the targets in edits.json end with the model's end-of-sequence text.")
+    for number, stage in enumerate(plan.stages, 1):
+        runner.write_job(stage.job)
+        display.say(f"{number:3}. {stage.job.title}")
+        display.say(f"       command: {shlex.join(runner.command(stage.job))}")
+        if stage.stock_command:
+            display.say(f"       by hand: {stage.stock_command}")
+        for path in stage.reads:
+            display.say(f"       reads:   {path}")
+        display.say(f"       writes:  {stage.output}")
 
 
 def outcome(stage: Stage, result: Mapping[str, object]) -> str:

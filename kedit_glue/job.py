@@ -6,7 +6,6 @@ import gc
 import importlib.metadata
 import json
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +30,7 @@ from kedit_glue import (
 )
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.card import model_card
-from kedit_glue.execute import again_from, execute, export, output_missing
+from kedit_glue.execute import again_from, execute, export, output_missing, show_plan
 from kedit_glue.keeping import Keeper
 from kedit_glue.ledger import Ledger, digest, remove
 from kedit_glue.located import locate, make_model, run_job
@@ -364,22 +363,6 @@ def look(recipe: Recipe, plan: Plan, folder: Path, model: str, device: str, disp
         raise CannotStart(
             f"{len(failed)} thing{'s' * (len(failed) > 1)} above must be put right first; nothing was started"
         )
-
-
-def show_plan(plan: Plan, runner: Runner, display: Display) -> None:
-    """``--dry-run``: each stage, its command, its files."""
-    display.say(f"{len(plan.stages)} stages, nothing started; every YAML is written and yours to read or edit.")
-    display.say("A run first unpacks or downloads the model where it has to, and asks its tokenizer about the facts:")
-    display.say("only then do the targets in edits.json end with the model's end-of-sequence text.")
-    for number, stage in enumerate(plan.stages, 1):
-        runner.write_job(stage.job)
-        display.say(f"{number:3}. {stage.job.title}")
-        display.say(f"       command: {shlex.join(runner.command(stage.job))}")
-        if stage.stock_command:
-            display.say(f"       by hand: {stage.stock_command}")
-        for path in stage.reads:
-            display.say(f"       reads:   {path}")
-        display.say(f"       writes:  {stage.output}")
 
 
 def finish(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path, folder: Path, display: Display) -> dict[str, Any]:

@@ -7,36 +7,30 @@ that a file may lack is None in a ``Result``.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kedit_glue.result_types import (
+    Better,
+    Cost,
+    Count,
+    Made,
+    MetricName,
+    Name,
+    Number,
+    Part,
+    Position,
+    Score,
+    Seconds,
+    Text,
+    Verdict,
+    Width,
+)
 
 SCHEMA = 2
 MOST_NAMED = 5
 """Names that a message gives of many."""
-
-
-def _metric_name(name: str) -> str:
-    if len(parts := name.split(".")) != 3 or not all(parts):
-        raise ValueError(f"{name!r} is no metric's name: aspect.protocol.measure")
-    return name
-
-
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Count = Annotated[int, Field(strict=True, ge=0)]
-Position = Annotated[int, Field(strict=True, ge=1)]
-Width = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Seconds = Width
-Text = Annotated[str, Field(strict=True)]
-Name = Annotated[str, Field(strict=True, min_length=1)]
-MetricName = Annotated[str, Field(strict=True), AfterValidator(_metric_name)]
-Better = Literal["higher", "lower", "as before"]
-Score = Number | dict[Text, Number | None] | None
-"""Of one fact: a number, or one for each kind of its probes."""
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Model(Part):
@@ -304,48 +298,6 @@ class Answer(Part):
     target_new: Text = Field(description="the answer that it was to become")
     before: Text = Field(description="the original's, without the prompt")
     after: Text = Field(description="the edited model's, without the prompt")
-
-
-class Cost(Part):
-    """What editing took, without scoring."""
-
-    seconds_a_fact: Seconds = Field(description="wall time of the stages that edit, s for each fact")
-    peak_memory_bytes: Count | None = Field(description="most memory that one of them held; null where none says")
-    bytes_changed: Count | None = Field(
-        description="size of the weights that a batch may change; 0 where facts are remembered beside the model, null "
-        "where the model's tensors are unknown"
-    )
-    bytes_at_inference: Count = Field(
-        description="what the edited model needs beside the original's weights when it is asked: remembered facts, and "
-        "the models that find and answer them"
-    )
-
-
-class Reason(Part):
-    """One threshold, and whether it is reached."""
-
-    met: bool | None = Field(description="null where it cannot be told: not measured, or within the noise")
-    says: Text = Field(description="in words")
-
-
-class Verdict(Part):
-    """Whether the edited model may ship, by the recipe's thresholds."""
-
-    answer: Literal["ship", "do not ship", "cannot tell"] = Field(
-        description="ship: every threshold is reached; do not ship: one is missed; cannot tell: neither"
-    )
-    reasons: list[Reason] = Field(description="in the order of the thresholds")
-    thresholds: dict[Text, Number | None] = Field(
-        description="the recipe's verdict section, or its defaults; null: nothing was asked"
-    )
-
-
-class Made(Part):
-    """What made the file."""
-
-    kedit_glue: Name = Field(description="version of this program")
-    tools: dict[Text, Text] = Field(description="tool -> version")
-    at: Name = Field(description="when, ISO 8601 with the offset from UTC")
 
 
 class Result(Part):

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from kedit_glue.result import ResultError, find, load
-from kedit_glue.result_fields import SCHEMA, FromTool, Part, Result
+from kedit_glue.result_fields import SCHEMA, FromTool, Result
+from kedit_glue.result_types import Part
 from kedit_glue.tables import markdown_table
 
 EXAMPLES = """examples:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import job, strict_yaml, study_estimate, study_report, study_text
+from kedit_glue import job, page, strict_yaml, study_estimate, study_report, study_text
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.disk_use import disk_use
 from kedit_glue.execute import PROVENANCE, OutputMissing
@@ -198,31 +198,39 @@ class Cells:
                 self.causes[each.cell.name] = run.outcome.said if run.outcome else NOT_YET
         self.write()
 
-    def table(self) -> dict[str, Any]:
+    def about(self) -> tuple[About, list[Result]]:
+        """The study, and its cells with what they gave."""
         study = self.loaded.study
         results = [
             Result(name, each.cell.settings, self.documents.get(name), self._cause(name), each.cell.at, each.cell.group)
             for each in self.planned
             for name in [each.cell.name]
         ]
-        about = About(study.name, study.recipe, self.loaded.baseline, study.set, tuple(study.axes), study.collect)
-        return study_report.table(about, results)
+        axes = tuple(study.axes)
+        return About(study.name, study.recipe, self.loaded.baseline, study.set, axes, study.collect), results
+
+    def table(self) -> dict[str, Any]:
+        return study_report.table(*self.about())
 
     def _cause(self, name: str) -> str:
         return self.causes.get(name, "" if name in self.documents else NOT_YET)
 
     def write(self) -> None:
-        """``study.json``, ``study.md`` and the picture."""
+        """``study.json``, ``study.md`` with its picture, and ``report.html``."""
         document = self.table()
         write_json(self.folder / "study.json", document)
         drawn = study_report.draw(self.folder / "study.svg", document["cells"])
         write_text(self.folder / "study.md", study_text.markdown(document, "study.svg" if drawn else ""))
+        if self.documents:
+            page.write_study(self.folder, *self.about())
 
     def show(self, display: Display) -> None:
         for part in study_text.terminal(self.table()):
             display.console.print(part, markup=False, emoji=False)
         if (self.folder / "study.md").is_file():
             display.say(f"tables: {self.folder / 'study.md'}")
+        if (self.folder / "report.html").is_file():
+            display.say(f"report: {self.folder / 'report.html'}")
 
 
 def parser() -> argparse.ArgumentParser:

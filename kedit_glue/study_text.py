@@ -94,7 +94,7 @@ def _unit(metric: str) -> tuple[float, str]:
     return (100.0, ".1f") if metrics.METRICS[metric].percent else (1.0, ".3f")
 
 
-def _mean(metric: str, entry: Mapping[str, Any]) -> str:
+def mean(metric: str, entry: Mapping[str, Any]) -> str:
     times, form = _unit(metric)
     half = entry["seeds_95"] if entry.get("seeds_95") is not None else entry["half_95"]
     return f"{times * entry['mean']:{form}}" + ("" if half is None else f"±{times * half:{form}}")
@@ -124,7 +124,7 @@ def without_result(document: Mapping[str, Any]) -> list[str]:
 def markdown(document: Mapping[str, Any], picture: str = "") -> str:
     """``study.md``; ``picture`` is a file beside it."""
     cells, differ = document["cells"], document["differences"]
-    edits = edit_columns(cells, _mean)
+    edits = edit_columns(cells, mean)
     lines = [
         f"# {document['study']}: a study of {document['recipe']}",
         "",
@@ -172,7 +172,7 @@ def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     cells, differ, name = document["cells"], document["differences"], document["study"]
     found: list[Table | Text] = []
     if any("metrics" in row for row in cells):
-        edits = _head_and_rows(cells, *edit_columns(cells, _mean))
+        edits = _head_and_rows(cells, *edit_columns(cells, mean))
         cost = _head_and_rows(cells, *cost_columns(document))
         found += [Text(), tables.table(f"{name}: edits", *edits), Text(edits_note(cells))]
         found += [Text(), tables.table(f"{name}: general ability and cost", *cost), Text(COST_NOTE)]

@@ -271,6 +271,7 @@ def _scored(
         "answers": [
             {"id": "f0", "prompt": facts[0]["prompt"], "target_new": "Ada 0", "before": "Bo", "after": "Ada 0"}
         ],
+        "cost": {"seconds_a_fact": 6.25, "peak_memory_bytes": None, "bytes_changed": 4000, "bytes_at_inference": 0},
         "seconds": {"train": 21.0, "merge": 2.0, "all": 23.0},
         "made": {"kedit_glue": "0", "tools": {"torch": "2"}, "at": "2026-11-22T10:00:00+0000"},
     }  # fmt: skip

@@ -10,7 +10,8 @@ from kedit_glue.page.cells import Cell, Measure, measures, slug
 from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Series
 from kedit_glue.page.of_run import SHARES
 from kedit_glue.page.values import said
-from kedit_glue.study_report import About, labels
+from kedit_glue.study_grid import labels
+from kedit_glue.study_report import About
 
 ALONG = "Scores along an axis"
 NO_AXIS = "The study has no axes: its cells are named one by one. axes: in the study's file makes curves."

@@ -21,8 +21,14 @@ class Cell:
 
     name: str
     settings: Mapping[str, Any]
+    """What it sets, and its place on each axis."""
     row: Mapping[str, Any]
     document: Mapping[str, Any]
+
+    @property
+    def seconds_a_fact(self) -> float:
+        """Of the stages that edit; 0 for files that do not say."""
+        return float(self.row["cost"].get("seconds_a_fact", 0.0))
 
     @property
     def kept(self) -> tuple[float, float, float] | None:
@@ -36,7 +42,7 @@ def cells_of(results: Sequence[Result]) -> list[Cell]:
     """Those that have a result."""
     rows = study_report.rows(results)
     return [
-        Cell(r.cell, r.settings, row, r.document)
+        Cell(r.cell, {**r.settings, **r.at}, row, r.document)
         for r, row in zip(results, rows, strict=True)
         if r.document is not None
     ]

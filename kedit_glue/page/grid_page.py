@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from kedit_glue import strict_yaml, study_report, verdict
+from kedit_glue import strict_yaml, study_grid, study_report, study_text, verdict
 from kedit_glue.page import facts, of_grid
 from kedit_glue.page.cells import HARMONIC, Cell, cells_of, measures
 from kedit_glue.page.content import Page, Section, Table, banner
@@ -19,6 +20,7 @@ MOST_NAMED = 4
 
 
 def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
+    about, results = each_seed(about, results)
     cells = cells_of(results)
     document = study_report.table(about, results)
     rows = facts.across([(cell.name, cell.document) for cell in cells])
@@ -38,6 +40,12 @@ def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
         {"cells": [cell.name for cell in cells], "all": everything},
         "Made by kedit_glue from the cells' scores.json. This page asks no network.",
     )
+
+
+def each_seed(about: About, results: Sequence[Result]) -> tuple[About, list[Result]]:
+    """Cells that differ in their seed as cells of their own; the baseline is the first of its own."""
+    base = next((r.cell for r in results if about.baseline in (r.cell, r.group)), about.baseline)
+    return replace(about, baseline=base), [replace(result, group="") for result in results]
 
 
 def headline(cells: Sequence[Cell]) -> str:
@@ -104,7 +112,7 @@ def sections(about: About, document: Mapping[str, Any], verdicts: Mapping[str, M
                 Table(
                     "Settings",
                     ["cell", "sets"],
-                    [[r["cell"], study_report.said(r["settings"])] for r in document["cells"]],
+                    [[r["cell"], study_grid.said(r["settings"])] for r in document["cells"]],
                     numbers=False,
                 ),
             ],
@@ -128,20 +136,15 @@ def cells_table(document: Mapping[str, Any], verdicts: Mapping[str, Mapping[str,
     rows = [row for row in document["cells"] if "metrics" in row]
     part = {**document, "cells": rows}
     columns = [("cell", [row["cell"] for row in rows]), ("verdict", [verdicts[row["cell"]]["answer"] for row in rows])]
-    columns += study_report.axis_columns(part)
-    columns += study_report.edit_columns(rows, with_interval)
-    columns += study_report.cost_columns(part)
+    columns += study_text.axis_columns(part)
+    columns += study_text.edit_columns(rows, study_text.mean)
+    columns += study_text.cost_columns(part)
     return Table(
         "Every cell",
         [head for head, _ in columns],
         [list(cells) for cells in zip(*(values for _, values in columns), strict=True)],
-        f"Edits: {study_report.EDITS_NOTE}. General ability: {study_report.COST_NOTE}.",
+        f"Edits: {study_text.EDITS_NOTE}. General ability: {study_text.COST_NOTE}.",
     )
-
-
-def with_interval(entry: Mapping[str, Any]) -> str:
-    half = "" if entry["half_95"] is None else f" ± {100 * entry['half_95']:.1f}"
-    return f"{100 * entry['mean']:.1f}{half}"
 
 
 def reproduce(about: About) -> Section:

@@ -215,14 +215,15 @@ def ages(cells: Sequence[Cell]) -> Drawn:
 
 def cost(cells: Sequence[Cell]) -> Drawn:
     """Seconds a fact."""
-    ordered_cells = sorted(cells, key=lambda cell: cell.row["seconds_a_fact"])
+    ordered_cells = sorted((c for c in cells if c.seconds_a_fact), key=lambda cell: cell.seconds_a_fact)
+    if not ordered_cells:
+        return Missing("cost", "Time for a fact", "No cell's scores.json says what editing took.")
     first, last = ordered_cells[0], ordered_cells[-1]
-    points = [Point(cell.name, cell.row["seconds_a_fact"]) for cell in ordered_cells]
+    points = [Point(cell.name, cell.seconds_a_fact) for cell in ordered_cells]
     return Figure(
         "cost",
         "Time for a fact",
-        f"From {first.row['seconds_a_fact']:.2f} seconds a fact ({first.name}) to {last.row['seconds_a_fact']:.2f} "
-        f"({last.name}).",
+        f"From {first.seconds_a_fact:.2f} seconds a fact ({first.name}) to {last.seconds_a_fact:.2f} ({last.name}).",
         "bars",
         Axis("cell"),
         Axis("editing, for each fact", "s"),
@@ -234,10 +235,10 @@ def cost(cells: Sequence[Cell]) -> Drawn:
 def worth(about: About, cells: Sequence[Cell]) -> Drawn:
     """H against time."""
     heading = "What time buys"
-    there = [c for c in cells if c.row["harmonic"] is not None and c.row["seconds_a_fact"] > 0]
+    there = [c for c in cells if c.row["harmonic"] is not None and c.seconds_a_fact > 0]
     if not there:
         return Missing("worth", heading, "H needs edit success, generalization, locality and general ability.")
-    points = [Point(c.row["seconds_a_fact"], percent(c.row["harmonic"]), label=c.name) for c in there]
+    points = [Point(c.seconds_a_fact, percent(c.row["harmonic"]), label=c.name) for c in there]
     top = max(points, key=lambda p: p.y or 0.0)
     spread = [float(p.x) for p in points]
     return Figure(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kedit_glue import metrics, report, verdict
+from kedit_glue import metrics, report, report_notes, verdict
 from kedit_glue.methods import METHODS
 from kedit_glue.metrics import METRICS
 from kedit_glue.page import facts, of_run
@@ -139,7 +139,7 @@ def facts_intro(document: Mapping[str, Any]) -> str:
 
 
 def tables(document: Mapping[str, Any]) -> list[Table]:
-    note = ". ".join(n for n in (report.method_note(document), report.protocol_note(document)) if n)
+    note = ". ".join(n for n in (report_notes.method_note(document), report_notes.protocol_note(document)) if n)
     kinds = [
         [METRICS[metric].title, kind, report.percent(value)]
         for metric in (metrics.PORTABILITY, metrics.LOCALITY)

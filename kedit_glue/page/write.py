@@ -84,17 +84,30 @@ def study(folder: Path) -> tuple[About, list[Result]]:
     if not {"study", "recipe", "baseline", "cells"} <= table.keys():
         raise CannotStart(f"{folder / STUDY} is no study's table; run the study again: python -m kedit_glue.study")
     about = About(
-        table["study"], table["recipe"], table["baseline"], table.get("set", {}), tuple(table.get("axes", ()))
+        table["study"],
+        table["recipe"],
+        table["baseline"],
+        table.get("set", {}),
+        tuple(table.get("axes", ())),
+        tuple(table.get("metrics", ())),
     )
-    return about, [cell(folder, row) for row in table["cells"]]
+    return about, [result for row in table["cells"] for result in cells(folder, row)]
 
 
-def cell(folder: Path, row: dict[str, Any]) -> Result:
-    place = folder / row["cell"]
-    if "metrics" not in row or not (place / result.FILE).is_file():
-        return Result(row["cell"], row["settings"], None, row["cause"] or "its scores.json is gone")
-    document = result.load(place).model_dump(by_alias=True, exclude_unset=True)
-    return Result(row["cell"], row["settings"], document)
+def cells(folder: Path, row: dict[str, Any]) -> list[Result]:
+    """A cell of a study's table; one for each seed where it has several."""
+    name, settings, at = row["cell"], row["settings"], row.get("at", {})
+    seeds = row.get("runs") or {name: None}
+    found = []
+    for run, seed in seeds.items():
+        own = settings if seed is None else {**settings, "seed": seed}
+        group = name if seed is not None else ""
+        if "metrics" not in row or not (folder / run / result.FILE).is_file():
+            found.append(Result(run, own, None, row["cause"] or "its scores.json is gone", at, group))
+            continue
+        document = result.load(folder / run).model_dump(by_alias=True, exclude_unset=True)
+        found.append(Result(run, own, document, "", at, group))
+    return found
 
 
 def write_figures(page: Page, folder: Path) -> list[Path]:

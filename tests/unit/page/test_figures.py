@@ -170,7 +170,7 @@ def test_cells_are_ranked_and_compared_with_the_baseline(scored: Scored) -> None
     assert [(p.x, p.y) for p in differences] == [("c1", -2.5), ("c2", -5.0)]
     assert found["success_locality"].series[0].points[0].label == "c0"
     assert [p.y for p in found["general"].series[0].points] == pytest.approx([100.0, 99.0, 98.0])
-    assert found["cost"].series[0].points[0].y == pytest.approx((11 + 12 + 2) / 4)
+    assert found["cost"].series[0].points[0].y == 6.25
 
 
 def test_a_grid_without_a_result_says_so() -> None:

@@ -222,7 +222,7 @@ def study(tmp_path: Path, scored: Scored) -> Path:
         document = scored(name, success=[1.0, 1.0, 1.0, 1.0 - number / 2])
         (folder / name).mkdir(parents=True)
         (folder / name / "scores.json").write_text(json.dumps(document), encoding="utf-8")
-        results.append(Result(name, {"train.layers": layer}, document))
+        results.append(Result(name, {"train.layers": layer}, document, at={"train.layers": layer}))
     results.append(Result("layers-8", {"train.layers": [8]}, None, "batch 1 of 2: train: exit code 3"))
     about = About("grid", "r.yaml", "layers-2", {"edits.limit": 4}, ("train.layers",))
     (folder / "study.json").write_text(json.dumps(table(about, results)), encoding="utf-8")
