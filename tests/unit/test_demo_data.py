@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from kedit_glue import facts
+
 DATA = Path(__file__).resolve().parents[2] / "recipes" / "data"
 FACTS: list[dict[str, Any]] = json.loads((DATA / "demo_facts.json").read_text(encoding="utf-8"))
 PORTABILITY = {"Reasoning", "Subject_Aliasing"}
@@ -111,3 +113,27 @@ def test_general_text_names_no_edited_subject() -> None:
     subjects = {fact["subject"] for fact in FACTS}
     for item in jsonl("general_text.jsonl"):
         assert [name for name in subjects if name in item["text"]] == []
+
+
+# -- what is to be withheld ---------------------------------------------------------------------
+
+
+def test_erasure_facts() -> None:
+    found = facts.load(DATA / "erasure_facts.json")
+    assert (found.format, found.unusable, len(found.edits)) == ("knowedit", (), 20)
+    for edit in found.edits:
+        assert (edit.aim, edit.target_new) == ("erasure", "I cannot tell")
+        assert edit.subject and edit.subject in edit.prompt
+        assert {kind: len(probes) for kind, probes in edit.portability.items()} == {"Held_Out": 2}
+        assert {kind: len(probes) for kind, probes in edit.locality.items()} == {"Retained": 1}
+
+
+def test_erasure_facts_are_asked_once_and_given_away_nowhere() -> None:
+    edits = facts.load(DATA / "erasure_facts.json").edits
+    asked = [edit.prompt for edit in edits] + [p.prompt for edit in edits for p in edit.portability["Held_Out"]]
+    kept = [p for edit in edits for p in edit.locality["Retained"]]
+    assert len({same(text) for text in (*asked, *(p.prompt for p in kept))}) == 20 + 40 + 20
+    answers = {str(edit.ground_truth).casefold() for edit in edits}
+    assert len(answers) == 20, "a held-out question finds its edit by the answer"
+    assert [text for text in asked if any(answer in text.casefold() for answer in answers)] == []
+    assert answers.isdisjoint(answer.casefold() for p in kept for answer in p.answers)
