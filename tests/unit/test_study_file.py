@@ -1,4 +1,4 @@
-"""Study files: what is wrong with one is said with its place; names of cells; the studies that are shipped."""
+"""Study files: what is wrong with one is said with its place; names of cells. The shipped ones: test_experiments."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from kedit_glue import strict_yaml
 from kedit_glue.problems import RecipeError
 from kedit_glue.study_file import Loaded, load_study, plan_cells
 from kedit_glue.study_grid import grid, with_seeds
 
-HERE = Path(__file__).resolve().parents[2]
 HEAD = "name: try\nrecipe: recipe.yaml\n"
 RECIPE = "name: base\nmodel: smollm2-135m\nedits: {source: facts.json, batch_size: 4}\nseed: 3\n"
 NAMES = "letters, digits, '.', '_' and '-', at most 64 of them, a letter or digit first"
@@ -299,41 +297,3 @@ def test_values_of_the_command_line(make: Make, value: str, expected: str) -> No
     text = "set: {seed: -2}\naxes: {train.epochs: [1]}\ncells: [{name: x, set: {merge.parameters: {weight: 1}}}]"
     text = text if value.startswith("seed") else text.replace("-2", "2")
     assert problems(lambda: cells(make, text, value)) == [f"--set {value.partition('=')[0]}  {expected}"]
-
-
-# -- the studies that are shipped ---------------------------------------------------------------
-
-TASK_VECTOR = frozenset({"int8_mask", "normalize", "rescale", "lambda", "weight", "density"})
-REGISTERED = {
-    **dict.fromkeys(("task_arithmetic", "ties", "dare_ties", "dare_linear"), TASK_VECTOR),
-    **dict.fromkeys(("breadcrumbs", "breadcrumbs_ties"), TASK_VECTOR | {"gamma"}),
-    **dict.fromkeys(("della", "della_linear"), TASK_VECTOR | {"epsilon"}),
-    "linear": frozenset({"weight", "normalize"}),
-    "slerp": frozenset({"t"}),
-    "sce": frozenset({"int8_mask", "select_topk"}),
-    "arcee_fusion": frozenset(),
-    "passthrough": frozenset({"scale"}),
-}  # as mergekit 0.1.5 registers them
-SHIPPED = sorted((HERE / "recipes" / "experiments").glob("*.yaml"))
-
-
-DEMO = ("epochs_inner_steps", "merge_strategies", "methods", "threshold")
-"""On the demo's facts, which are always there."""
-
-
-def test_there_are_studies() -> None:
-    assert {path.stem for path in SHIPPED} > set(DEMO)
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_study_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(HERE)
-    loaded = load_study(path)
-    source = loaded.study.set.get("edits.source", "recipes/data/demo_facts.json")
-    if not Path(source).is_file():
-        pytest.skip(f"{source} is not there")
-    planned = plan_cells(loaded, (), REGISTERED)
-    assert loaded.study.name == path.stem
-    assert len({strict_yaml.dump(p.recipe.model_dump(exclude={"name", "output"})) for p in planned}) == len(planned)
-    if path.stem in DEMO:
-        assert {each.recipe.edits.limit for each in planned} == {20}
