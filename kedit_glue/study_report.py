@@ -118,8 +118,10 @@ def _measured(documents: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> d
     values = {metric: list(over_seeds(documents, metric).values()) for metric in shown}
     means = {m: [one["metrics"][m]["mean"] for one in every if m in one["metrics"]] for m in shown}
     costs = [one["cost"] for one in every if one["cost"]]
+    whole = {m: {"mean": mean(v), "half_95": None} for m, v in means.items() if v and not values[m]}
+    of_facts = {m: _mean(v) for m, v in values.items() if v}
     return {
-        "metrics": {m: _mean(v) | {"seeds_95": seeds_interval(means[m])[1]} for m, v in values.items() if v},
+        "metrics": {m: v | {"seeds_95": seeds_interval(means[m])[1]} for m, v in (of_facts | whole).items()},
         "general": _general([one["general"] for one in every]),
         **{key: average([one[key] for one in every]) for key in ("optimizer_steps", *SECONDS, "harmonic")},
         "method": every[0]["method"],
@@ -134,8 +136,9 @@ def _one(document: Mapping[str, Any], shown: Sequence[str]) -> dict[str, Any]:
     values = {metric: list(fact_values(document, metric).values()) for metric in shown}
     train = [b["training"] for b in document["batches"] if "training" in b]
     merge = [b["merge"] for b in document["batches"] if "merge" in b]
+    whole = {m: found for m in shown if not values[m] and (found := _whole(document, m))}
     return {
-        "metrics": {m: _mean(v) for m, v in values.items() if v},
+        "metrics": {m: _mean(v) for m, v in values.items() if v} | whole,
         "general": document["after"]["general_change"],
         "optimizer_steps": sum(t["optimizer_steps"] for t in train) if train else None,
         "train_seconds": round(sum(t["seconds"] for t in train), 3),
@@ -145,6 +148,14 @@ def _one(document: Mapping[str, Any], shown: Sequence[str]) -> dict[str, Any]:
         "harmonic": harmonic(document, values),
         "cost": document.get("cost") or {},
     }
+
+
+def _whole(document: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
+    """A score that no single fact has, such as CounterFact's S: of all facts together, without an interval."""
+    found = document["after"].get("edits", {}).get(metric)
+    if not found or found["mean"] is None:
+        return None
+    return {"mean": found["mean"], "half_95": None, "facts": found["facts"]}
 
 
 def average(values: Sequence[float | None]) -> float | None:

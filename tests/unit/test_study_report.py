@@ -231,3 +231,18 @@ def test_metrics_that_are_asked_for_stand_beside_the_usual_ones() -> None:
     shown = markdown(document)
     assert f"| {asked} |" in shown and "| 4.250 |" in shown  # no share: not in per cent
     assert f"(`{asked}`)" in shown
+
+
+def test_a_score_of_all_facts_together_stands_beside_those_of_each() -> None:
+    asked = "counterfact.likelihood.harmonic_mean"
+    documents = [scores_of([1.0], [{"near": 1.0}]) for _ in range(2)]
+    for document, value in zip(documents, (0.5, 0.7), strict=True):
+        document["after"]["edits"] = {asked: {"mean": value, "facts": 1}}
+    about = About("try", "r.yaml", "a", collect=[asked])
+    assert "| 50.0 |" in markdown(table(about, [Result("a", {}, documents[0])]))
+    both = [Result(f"a_seed-{n}", {"seed": n}, document, group="a") for n, document in enumerate(documents)]
+    [row] = table(about, both)["cells"]
+    assert row["metrics"][asked]["mean"] == pytest.approx(0.6)
+    assert row["metrics"][asked]["seeds_95"] == pytest.approx(12.706 * 0.1, rel=1e-4)
+    documents[0]["after"]["edits"][asked]["mean"] = None
+    assert asked not in table(about, both[:1])["cells"][0]["metrics"]
