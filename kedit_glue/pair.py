@@ -12,7 +12,7 @@ from kedit_glue import environment, facts, models, records, referee, results, sc
 from kedit_glue.execute import output_missing
 from kedit_glue.ledger import digest
 from kedit_glue.located import locate, run_job
-from kedit_glue.plan import spread
+from kedit_glue.plan_scores import spread
 from kedit_glue.progress import Display
 from kedit_glue.questions import Fact
 from kedit_glue.result_fields import SCHEMA

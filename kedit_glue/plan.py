@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,41 +10,17 @@ from typing import Any
 from kedit_glue import batch_files, independent, methods, once, rivals
 from kedit_glue.batch_files import batch_name
 from kedit_glue.merging import Tuned, models_named
-from kedit_glue.recipe_schema import BARE, Protect, Recipe
+from kedit_glue.plan_scores import asked, marks
+from kedit_glue.recipe_schema import Protect, Recipe
 from kedit_glue.runner import Job
 from kedit_glue.stages import Fact, Place, Plan, Prepared, Rendered, Stage, partial
 
-__all__ = ["Place", "Plan", "Rendered", "Stage", "batch_name", "make_plan", "partial", "split", "spread"]
+__all__ = ["Place", "Plan", "Rendered", "Stage", "batch_name", "make_plan", "partial", "split"]
 
 
 def split(facts: Sequence[Fact], size: int) -> tuple[tuple[Fact, ...], ...]:
     """Edit batches of ``size`` facts in their order; the last may be smaller."""
     return tuple(tuple(facts[i : i + size]) for i in range(0, len(facts), size))
-
-
-def spread(ids: Sequence[str], count: int) -> list[str]:
-    """``count`` ids spread evenly over the whole list, in order."""
-    count = min(count, len(ids))
-    return [ids[(2 * i + 1) * len(ids) // (2 * count)] for i in range(count)]
-
-
-def asked_in(recipe: Recipe) -> str:
-    """The template that answers are generated in: ``bare``, or ``chat`` for the model's own."""
-    wanted = recipe.score.edits.generated.template
-    if wanted != "as_trained":
-        return wanted
-    return "bare" if recipe.train.template in BARE else "chat"
-
-
-def marks(facts: Sequence[Fact]) -> list[str]:
-    """For each number n, 0 included, a hash of the first n facts: what a score of them depends on."""
-    running = hashlib.sha256()
-    found = [running.hexdigest()[:16]]
-    for fact in facts:
-        asked = {key: value for key, value in fact.items() if key not in ("response", "also_trained")}
-        running.update(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode())
-        found.append(running.hexdigest()[:16])
-    return found
 
 
 def make_plan(recipe: Recipe, facts: Sequence[Fact], place: Place) -> Plan:
@@ -86,9 +60,6 @@ class _Builder:
         """The model that the last batch's change is counted from, and the stage that made it."""
         self.facts_file = place.folder / "facts.json"
         self.marks = marks(facts)
-        self.examples = spread(ids, recipe.score.examples)
-        self.fluent = spread(ids, recipe.score.edits.fluency_facts)
-        self.said = spread(ids, recipe.score.edits.generated.facts)
         self.trained = methods.changed(recipe, place.n_layers, place.tensors)
         self.moments: tuple[Path, str] | None = None
         """The file that says where second moments are, and the stage that makes it."""
@@ -153,12 +124,12 @@ class _Builder:
         once_made = [self.directions.get(self.recipe.train.protect), self.moments, self.editor]
         names = ("protect", "moments", "editor")
         files = {name: made[0] if made else None for name, made in zip(names, once_made, strict=True)}
-        asked = self._asked(last=True)
+        questions = asked(self.recipe, self.ids, last=True)
         shared = independent.shared(self.recipe, self.place, self.batches, self.trained, files["protect"])
         self.data |= shared.data
         self.files += shared.files
         for numbers in independent.chunks(len(self.batches)):
-            made = independent.edited(self.recipe, self.place, self.batches, numbers, shared, files, asked)
+            made = independent.edited(self.recipe, self.place, self.batches, numbers, shared, files, questions)
             count = sum(len(self.batches[number - 1]) for number in numbers)
             after = [stage for _, stage in filter(None, once_made)]
             self._prepared(made, numbers[-1], after, size=count)
@@ -170,6 +141,8 @@ class _Builder:
         start, original = (self.current, self.made_by), (self.place.model, "")
         if recipe.method in methods.TRAINED:
             self._train(number, title)
+            if last and recipe.score.tuned:
+                self._score_tuned(number, title)
         else:
             self._edit(number, title)
         if recipe.method != "rsft_merge":
@@ -329,12 +302,19 @@ class _Builder:
 
     # -- scores ---------------------------------------------------------------------------------
 
-    def _score(self, where: str, batch: int | None, upto: int, new: int, last: bool, title: str) -> None:
+    def _score_tuned(self, number: int, title: str) -> None:
+        """The model before its last merge."""
+        where, of = batch_name(number), "_tuned"
+        self._score(where, number, len(self.ids), 0, last=True, title=f"{title}: score before the merge", of=of)
+        if self._general_at("ends"):
+            self._general(where, number, title=f"{title}: general ability before the merge", of=of)
+
+    def _score(self, where: str, batch: int | None, upto: int, new: int, last: bool, title: str, of: str = "") -> None:
         """Ask about the facts from number ``new`` to before ``upto``, and about (a sample of) those before ``new``."""
         folder = self.place.folder / where
-        output = folder / "answers.json"
+        output = folder / f"answers{of}.json"
         edits = self.recipe.score.edits
-        settings = {**self._asked(last), "new": new, "upto": upto, "old": edits.old_facts}
+        settings = {**asked(self.recipe, self.ids, last), "new": new, "upto": upto, "old": edits.old_facts}
         job = Job(
             title,
             "score",
@@ -346,36 +326,17 @@ class _Builder:
                 **self._common(),
             },
             folder,
-            "score",
+            f"score{of}",
             "read the log; then run the same command again: training and merging are not repeated",
         )
         old = new if edits.old_facts is None else min(new, edits.old_facts)
         settings = {**settings, "facts": self.marks[upto]}
-        self._stage(f"{where}/edits", batch, job, [], output, settings=settings, size=upto - new + old)
+        self._stage(f"{where}/edits{of}", batch, job, [], output, settings=settings, size=upto - new + old)
 
-    def _asked(self, last: bool) -> dict[str, Any]:
-        """How facts are asked about; ``last``: with all that a final model is asked besides."""
-        edits = self.recipe.score.edits
-        return {
-            "metrics": list(edits.metrics),
-            "protocols": [name for name in edits.protocols if last or name != "generated"],
-            "generate": {
-                "template": asked_in(self.recipe),
-                "most_tokens": edits.generated.most_tokens,
-                "ids": self.said if last else [],
-            },
-            "judge": edits.judge.model_dump() if edits.judge.model and last else None,
-            "scorer": edits.scorer,
-            "easyedit": edits.easyedit,
-            "fluency_ids": self.fluent if last else [],
-            "example_ids": self.examples if last else [],
-            "seed": self.recipe.seed,
-        }
-
-    def _general(self, where: str, batch: int | None, title: str) -> None:
+    def _general(self, where: str, batch: int | None, title: str, of: str = "") -> None:
         general = self.recipe.score.general
         folder = self.place.folder / where
-        output = folder / "general.json"
+        output = folder / f"general{of}.json"
         settings = {
             "tasks": list(general.tasks),
             "include_path": general.include_path,
@@ -388,9 +349,9 @@ class _Builder:
             "general",
             {"model": self.current, "output": str(partial(output)), **settings, **self._common()},
             folder,
-            "general",
+            f"general{of}",
             "check score.general.tasks and include_path against `lm_eval --tasks list`; then run the same "
             "command again",
         )
         reads = [Path(general.include_path)] if general.include_path else []
-        self._stage(f"{where}/general", batch, job, reads, output, settings=settings)
+        self._stage(f"{where}/general{of}", batch, job, reads, output, settings=settings)

@@ -112,6 +112,7 @@ def cross_check(recipe: Recipe, draft: Draft, merge_methods: Mapping[str, frozen
     _check_several(recipe, draft)
     _check_method(recipe, draft)
     _check_learned(recipe, draft)
+    _check_tuned(recipe, draft)
     _check_extra(recipe, draft)
     apart = recipe.merge.onto == "previous" and recipe.merge.when == "end"
     if apart and draft.sound(("merge", "onto"), ("merge", "when")):
@@ -132,6 +133,20 @@ def _check_method(recipe: Recipe, draft: Draft) -> None:
     if recipe.train.lora.rank:
         found = f"{recipe.train.lora.rank}, while method is {recipe.method}: nothing merges the adapters"
         draft.add(("train", "lora", "rank"), found, "0, or method: rsft_merge")
+
+
+def _check_tuned(recipe: Recipe, draft: Draft) -> None:
+    """Before its last merge a run has one tuned model that holds every batch, or it has none to score."""
+    if not recipe.score.tuned or not draft.sound(("score", "tuned"), ("method",), ("train",), ("edits", "mode")):
+        return
+    whys = {
+        f"method is {recipe.method}: nothing is merged": recipe.method != "rsft_merge",
+        "edits.mode is independent: no model holds all edits": recipe.edits.mode == "independent",
+        "train.from is base: each batch has a tuned model of its own": recipe.train.from_ == "base",
+        f"train.lora.rank is {recipe.train.lora.rank}: training leaves an adapter": recipe.train.lora.rank > 0,
+    }
+    if why := next((why for why, found in whys.items() if found), ""):
+        draft.add(("score", "tuned"), f"true, while {why}", "false")
 
 
 def _check_learned(recipe: Recipe, draft: Draft) -> None:

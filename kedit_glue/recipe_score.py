@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from kedit_glue.recipe_keys import WORKING_FOLDERS, Section, Texts, key, text, whole
+from kedit_glue.recipe_keys import WORKING_FOLDERS, Section, Texts, key, switch, text, whole
 from kedit_glue.recipe_values import no_repeats
 
 Metric = Literal["edit_success", "generalization", "portability", "locality", "fluency", "perplexity"]
@@ -99,5 +99,8 @@ class Score(Section):
     edits: ScoreEdits = Field(default_factory=ScoreEdits, description="How the edits are scored.")
     general: ScoreGeneral = Field(
         default_factory=ScoreGeneral, description="How the model's other abilities are scored (lm-eval)."
+    )
+    tuned: bool = switch(
+        False, "Whether the model before its last merge is scored, too: report.html's radar shows all three"
     )
     examples: int = whole(5, "How many answers before and after the edits the report shows", 0, 100)

@@ -329,6 +329,9 @@ class Result(Part):
     after: After = Field(
         description="scores of the edited model; where mode is independent each fact's are of its own batch's model"
     )
+    tuned: After | None = Field(
+        default=None, description="scores of the model before its last merge; null where score.tuned did not ask for it"
+    )
     batches: list[Batch] = Field(description="in order; empty for a pair")
     retention: Retention | None = Field(
         default=None,

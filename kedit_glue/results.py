@@ -15,7 +15,8 @@ from kedit_glue.batch_files import INDEPENDENT
 from kedit_glue.independent import together
 from kedit_glue.ledger import Ledger
 from kedit_glue.models import NUMBER_BYTES
-from kedit_glue.plan import Plan, Stage, asked_in, batch_name
+from kedit_glue.plan import Plan, Stage, batch_name
+from kedit_glue.plan_scores import asked_in
 from kedit_glue.questions import Fact
 from kedit_glue.recipe import Recipe
 from kedit_glue.result_fields import SCHEMA
@@ -56,6 +57,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
             "general": scores.brief_general(after_general),
             "general_change": scores.general_change(base_general or {}, after_general or {}),
         },
+        **_tuned(facts, base, base_general, stages, last),
         "facts": [
             {
                 **entry,
@@ -74,6 +76,22 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
         "made": made(),
     }
     return {**document, "verdict": verdict.judged(document, recipe.verdict.model_dump())}
+
+
+def _tuned(
+    facts: Sequence[Fact], base: Any, base_general: Any, stages: Mapping[str, Stage], last: str
+) -> dict[str, Any]:
+    """``tuned``: the model before its last merge; nothing where it was not asked."""
+    if f"{last}/edits_tuned" not in stages:
+        return {}
+    general = _optional(stages, f"{last}/general_tuned")
+    return {
+        "tuned": {
+            "edits": compare(facts, base, _json(stages[f"{last}/edits_tuned"].output))["after"],
+            "general": scores.brief_general(general),
+            "general_change": scores.general_change(base_general or {}, general or {}),
+        }
+    }
 
 
 def compare(facts: Sequence[Fact], base: Any, after: Any) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def _one(document: Mapping[str, Any], shown: Sequence[str]) -> dict[str, Any]:
     values = {metric: list(fact_values(document, metric).values()) for metric in shown}
     train = [b["training"] for b in document["batches"] if "training" in b]
     merge = [b["merge"] for b in document["batches"] if "merge" in b]
-    whole = {m: found for m in shown if not values[m] and (found := _whole(document, m))}
+    whole = {m: found for m in shown if m not in METRICS and not values[m] and (found := _whole(document, m))}
     return {
         "metrics": {m: _mean(v) for m, v in values.items() if v} | whole,
         "general": document["after"]["general_change"],

@@ -5,7 +5,7 @@ Percentages throughout; ends of intervals are 95 %.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -31,8 +31,8 @@ SHARES = (0.0, 100.0)
 MOST_ROWS = 60
 """Of a heat map: a longer run is shown in so many rows and columns, evenly."""
 TUNED_NOTE = (
-    "The tuned model was not scored before its merge, so it has no line of its own. In a study, a cell with "
-    "merge.method: passthrough is the tuned model."
+    "The tuned model was not scored before its merge, so it has no line of its own: score.tuned: true in the recipe "
+    "does that."
 )
 
 
@@ -62,7 +62,7 @@ def edited_name(document: Document) -> str:
 
 def radars(document: Document) -> list[Drawn]:
     """Base and edited model on the aspects and on general ability; asked in two ways."""
-    note = TUNED_NOTE if edited_name(document) == "merged" else ""
+    note = TUNED_NOTE if edited_name(document) == "merged" and not document.get("tuned") else ""
     found: list[Drawn] = []
     for how, chosen in (("teacher-forced", FORCED), ("generated", GENERATED)):
         made = radar(document, chosen, how, note)
@@ -78,23 +78,30 @@ def radar(document: Document, chosen: Sequence[str], how: str, note: str) -> Fig
     if not there or len(there) + len(changes) < 3:
         return None
     base = [point(title(m), {"mean": 1.0, "facts": 1} if m in AGREE_WITH_THEMSELVES else before.get(m)) for m in there]
-    edited = [point(title(m), after[m]) for m in there]
     base += [Point(f"{short(task, 24)}, kept", 100.0) for task in changes]
-    edited += [Point(f"{short(task, 24)}, kept", task_kept(change)) for task, change in changes.items()]
+    edited = _aspects(document["after"], there, changes)
+    between = [Series("tuned", _aspects(document["tuned"], there, changes))] if document.get("tuned") else []
     name = edited_name(document)
     told = ", ".join(f"{b.x} {said(b.y)} to {said(a.y)}" for b, a in zip(base, edited, strict=True))
     return Figure(
         f"radar_{how.replace('-', '_')}",
-        f"Base and {name} model",
+        f"Base{', tuned' if between else ''} and {name} model",
         f"Base to {name} model, {how}: {told}.",
         "radar",
         Axis("aspect"),
         Axis("score", "%", SHARES),
-        [Series("base", base, quiet=True), Series(name, edited)],
+        [Series("base", base, quiet=True), *between, Series(name, edited)],
         note,
         "radar",
         {"asked": how},
     )
+
+
+def _aspects(scored: Mapping[str, Any], metrics_there: Sequence[str], tasks: Iterable[str]) -> list[Point]:
+    """A model's place on each of the radar's axes."""
+    changes = scored["general_change"]
+    aspects = [point(title(m), scored["edits"].get(m)) for m in metrics_there]
+    return aspects + [Point(f"{short(task, 24)}, kept", task_kept(changes[task])) for task in tasks if task in changes]
 
 
 def edits(document: Document) -> list[Drawn]:

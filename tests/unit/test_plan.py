@@ -14,7 +14,8 @@ import yaml
 
 from kedit_glue.merging import MergeRefused
 from kedit_glue.modules import layer_numbers
-from kedit_glue.plan import Place, Plan, Rendered, Stage, make_plan, split, spread
+from kedit_glue.plan import Place, Plan, Rendered, Stage, make_plan, split
+from kedit_glue.plan_scores import spread
 from kedit_glue.recipe import Recipe
 from kedit_glue.render import content, render, require
 

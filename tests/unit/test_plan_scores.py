@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kedit_glue.plan import Plan, asked_in, make_plan
+from kedit_glue.plan import Plan, make_plan
+from kedit_glue.plan_scores import asked_in
 
 PlanOf = Callable[..., Plan]
 
@@ -51,3 +52,19 @@ def test_scores_that_are_asked_for_otherwise_are_asked_again(
     other = make_plan(recipe_of("", f"score.edits.{key}"), facts_of(4), place_of())
     for one, two in zip(plan_of().stages, other.stages, strict=True):
         assert (one.settings != two.settings) == (one.job.function == "score"), one.name
+
+
+@pytest.mark.parametrize("when", ["each", "end"])
+def test_the_last_tuned_model_is_asked_before_its_merge(plan_of: PlanOf, when: str) -> None:
+    plan = plan_of(f"score: {{tuned: true, general: {{tasks: [arc]}}}}\nmerge: {{when: {when}, onto: base}}")
+    last = [stage for stage in plan.stages if stage.batch == 2]
+    names = [stage.name.partition("/")[2] for stage in last]
+    assert names == ["train", "edits_tuned", "general_tuned", "merge", "edits", "general"]
+    found = dict(zip(names, last, strict=True))
+    for name in ("edits_tuned", "general_tuned"):
+        assert found[name].job.arguments["model"] == str(found["train"].output)
+        assert found[name].after == ("batch_002/train",)
+    first = {key: value for key, value in found["edits_tuned"].job.arguments.items() if key not in ("model", "output")}
+    assert first.items() <= found["edits"].job.arguments.items()
+    assert len({stage.output for stage in plan.stages}) == len(plan.stages)
+    assert len({stage.job.file("log") for stage in plan.stages}) == len(plan.stages)

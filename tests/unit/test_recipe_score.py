@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kedit_glue.problems import RecipeError
 from kedit_glue.recipe import Recipe
 
 HEAD = "name: try\nmodel: smollm2-135m\nedits:\n  source: facts.json\n"
@@ -76,3 +77,20 @@ def test_bad(problems: Callable[..., list[str]], folder: Path, said: str, expect
         assert found.startswith(":5:27  score.edits.easyedit: ") and "nowhere" in found and str(folder) in found
     else:
         assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("method: rsft", "method is rsft: nothing is merged"),
+        (
+            "train: {from: base}\nmerge: {when: end, onto: base}",
+            "train.from is base: each batch has a tuned model of its own",
+        ),
+        ("train: {lora: {rank: 4}}", "train.lora.rank is 4: training leaves an adapter"),
+    ],
+)
+def test_there_has_to_be_one_tuned_model(load: Callable[..., Recipe], more: str, why: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(f"{HEAD}{more}\nscore: {{tuned: true}}")
+    assert f"score.tuned: true, while {why}; allowed: false" in str(caught.value)

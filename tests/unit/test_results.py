@@ -268,3 +268,10 @@ def test_cost_is_of_the_stages_that_edit() -> None:
     wanted = {"seconds_a_fact": 0.5, "peak_memory_bytes": None, "bytes_changed": 0, "bytes_at_inference": 9}
     assert cost(remembered, 0, 2) == wanted
     assert cost(remembered, None, 2)["bytes_changed"] is None
+
+
+def test_the_model_before_its_last_merge(collected: Callable[..., dict[str, Any]]) -> None:
+    document = collected("score: {tuned: true, examples: 1, general: {tasks: [arc], when: ends}}")
+    assert document["tuned"]["edits"] == document["after"]["edits"]  # the tool answers as after the merge
+    assert document["tuned"]["general_change"]["arc"]["change"] == -1.0
+    assert "tuned" not in collected(GENERAL)

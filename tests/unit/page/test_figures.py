@@ -189,3 +189,17 @@ def test_a_cell_that_lacks_what_others_have_is_left_out_there(scored: Scored) ->
     assert [p.label for p in found["worth"].series[0].points] == ["c0"]
     assert isinstance(found["radar"], Missing)
     assert SUCCESS in document["facts"][0]["after"]
+
+
+def test_the_radar_shows_the_tuned_model_where_it_was_scored(scored: Scored) -> None:
+    document = scored()
+    document["tuned"] = {
+        "edits": {**document["after"]["edits"], SUCCESS: {"mean": 1.0, "facts": 4, "half_width_95": 0.0}},
+        "general": None,
+        "general_change": {},
+    }
+    radar = by_id(of_run.figures(document))["radar_teacher_forced"]
+    assert [series.name for series in radar.series] == ["base", "tuned", "merged"]
+    assert radar.series[1].points[0].y == 100.0 and radar.series[2].points[0].y == 87.5
+    assert len(radar.series[1].points) == len(radar.series[2].points) - 1, "general ability was not asked of it"
+    assert radar.title == "Base, tuned and merged model" and "not scored" not in radar.note
