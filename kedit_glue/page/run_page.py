@@ -165,7 +165,9 @@ def meanings(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def reproduce(document: Mapping[str, Any], beside: Beside) -> Section:
     texts = [(title, text) for title, text in (("Command", beside.command), ("Recipe", beside.recipe)) if text]
-    rows = [("original", of_model(document["base"])), ("edited model", of_model(document["edited"]))]
+    rows = [("original", of_model(document["base"]))]
+    if document["edited"]:
+        rows.append(("edited model", of_model(document["edited"])))
     if source := document.get("facts_source"):
         rows.append(("facts", f"{source['name']}, {source['facts']} facts, hash {source['hash']}"))
     lists = [("What was used", rows), ("Machine", machine(beside.environment))]

@@ -48,7 +48,7 @@ def remember(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 
 
 def _encoder(settings: Mapping[str, Any]) -> Path:
-    return Path(settings["encoder"] or encoder())
+    return Path(settings.get("encoder") or encoder())
 
 
 def _files(folder: Path) -> list[Path]:
