@@ -52,7 +52,7 @@ BAD: list[tuple[str, str]] = [
     ),
     (
         "score:\n  edit: {}\n",
-        ":6:3  score.edit: unknown key; known here: edits, general, examples; did you mean 'edits'?",
+        ":6:3  score.edit: unknown key; known here: edits, general, tuned, examples; did you mean 'edits'?",
     ),
     (
         "score:\n  edits:\n    metric: []\n",
