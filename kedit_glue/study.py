@@ -217,12 +217,13 @@ class Cells:
 
     def write(self) -> None:
         """``study.json``, ``study.md`` with its picture, and ``report.html``."""
-        document = self.table()
+        about, results = self.about()
+        document = study_report.table(about, results)
         write_json(self.folder / "study.json", document)
         drawn = study_report.draw(self.folder / "study.svg", document["cells"])
         write_text(self.folder / "study.md", study_text.markdown(document, "study.svg" if drawn else ""))
         if self.documents:
-            page.write_study(self.folder, *self.about())
+            page.write_study(self.folder, about, results)
 
     def show(self, display: Display) -> None:
         for part in study_text.terminal(self.table()):

@@ -264,7 +264,7 @@ def test_how_a_run_was_started_stands_on_its_page(run: Callable[..., Path]) -> N
     folder = run()
     (folder / "setup").mkdir()
     (folder / "recipe.yaml").write_text("name: made_up # my own\n", encoding="utf-8")
-    place = {"recipe": "/work/recipes/a b.yaml", "set": ["train.epochs=5"], "cwd": "/work"}
+    place = {"recipe": "/home/ann/recipes/a b.yaml", "set": ["train.epochs=5"], "cwd": "/home/ann"}
     (folder / "setup" / "place.json").write_text(json.dumps(place), encoding="utf-8")
     words = " ".join(Elements(page.write_run(folder).read_text(encoding="utf-8")).words)
     assert "uv run python -m kedit_glue.run 'recipes/a b.yaml' --set train.epochs=5" in words
