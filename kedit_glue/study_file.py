@@ -164,12 +164,12 @@ class Study(Section):
 
 
 def cells_of(study: Study) -> list[Cell]:
-    """The grid's cells, then those with names of their own, each for every seed."""
+    """The grid's cells, then those with names of their own; seeds are not in them yet."""
     named = [
         Cell(cell.name, cell.set, {key: ("cells", at, "set", key) for key in cell.set})
         for at, cell in enumerate(study.cells)
     ]
-    return with_seeds([*grid(study.axes, study.without), *named], study.seeds)
+    return [*grid(study.axes, study.without), *named]
 
 
 @dataclass(frozen=True)
@@ -204,13 +204,10 @@ def load_study(path: Path) -> Loaded:
     cells = cells_of(study)
     if not cells:
         draft.add((), "there is no cell", "axes, cells, or both")
-    names = [cell.name for cell in grid(study.axes, study.without)]
-    for at, cell in enumerate(study.cells):
-        if cell.name in names:
-            draft.add(
-                ("cells", at, "name"), f"{cell.name} is another cell's name, too", "each name once", at_value=True
-            )
-        names.append(cell.name)
+    names = [cell.name for cell in cells]
+    for at, name in enumerate(names[len(names) - len(study.cells) :]):
+        if name in names[: len(names) - len(study.cells) + at]:
+            draft.add(("cells", at, "name"), f"{name} is another cell's name, too", "each name once", at_value=True)
     if study.baseline is not None and study.baseline not in names:
         hint = did_you_mean(study.baseline, names)
         draft.add(("baseline",), f"there is no cell {study.baseline}", ", ".join(names), hint, at_value=True)
@@ -221,7 +218,7 @@ def load_study(path: Path) -> Loaded:
         draft.add(("recipe",), f"{draft.shown(('recipe',))}: no such file", "a file that exists", looked, at_value=True)
     if recipe is None or draft.problems:
         raise RecipeError(draft.problems, str(path))
-    return Loaded(path, study, recipe, cells, positions)
+    return Loaded(path, study, recipe, with_seeds(cells, study.seeds), positions)
 
 
 def _misses(study: Study) -> list[tuple[KeyPath, str, str, str]]:
