@@ -28,6 +28,8 @@ GENERATED_AT_ONCE = {"cpu": 32, "cuda": 128}
 """Prompts that are continued together."""
 BARE = "bare"
 CHAT = "chat"
+Encoded = tuple[list[int], int]
+"""Tokens of a prompt with its answer, and where the answer begins."""
 
 
 @dataclass(frozen=True)
@@ -129,18 +131,17 @@ class Asker:
         Raises ValueError where an answer has no token within the length that is read.
         """
         unique = [pair for pair in dict.fromkeys(pairs) if pair not in self.known]
-        encoded = [self._encoded(*pair) for pair in unique]
-        lengths, kept = [len(ids) for ids, _ in encoded], [len(ids) - start + 1 for ids, start in encoded]
-        done, size = 0, self.model.get_output_embeddings().weight.shape[0]
-        for rows in together(lengths, kept, TOKENS_AT_ONCE[self.kind], NUMBERS_AT_ONCE // size):
-            for row, answer in zip(rows, self._pass([encoded[r] for r in rows]), strict=True):
+        encoded = [self.encoded(*pair) for pair in unique]
+        done = 0
+        for rows in self.grouped(encoded):
+            for row, answer in zip(rows, self.passed([encoded[r] for r in rows]), strict=True):
                 self.known[unique[row]] = answer
             done += len(rows)
             self.emit({"event": "asked", "position": done, "of": len(unique)})
         self.asked += len(unique)
         return [self.known[pair] for pair in pairs]
 
-    def _encoded(self, prompt: str, answer: str) -> tuple[list[int], int]:
+    def encoded(self, prompt: str, answer: str) -> Encoded:
         """Tokens of both, and where the answer begins, as EasyEdit counts (evaluate_utils.py:96-101)."""
         most, pad = longest_asked(self.tokenizer), self.tokenizer.pad_token_id
         ids = self.tokenizer(f"{prompt} {answer}", truncation=True, max_length=most)["input_ids"]
@@ -153,7 +154,14 @@ class Asker:
             )
         return ids, start
 
-    def _pass(self, encoded: Sequence[tuple[list[int], int]]) -> list[Forced]:
+    def grouped(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
+        """Which of them go through the model together."""
+        size = self.model.get_output_embeddings().weight.shape[0]
+        lengths, kept = [len(ids) for ids, _ in encoded], [len(ids) - start + 1 for ids, start in encoded]
+        return together(lengths, kept, TOKENS_AT_ONCE[self.kind], NUMBERS_AT_ONCE // size)
+
+    def passed(self, encoded: Sequence[Encoded]) -> list[Forced]:
+        """What the model makes of each, in one forward pass."""
         import torch
 
         width = max(len(ids) for ids, _ in encoded)

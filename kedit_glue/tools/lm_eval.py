@@ -41,9 +41,7 @@ def evaluate(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     ``limit``, ``batch_size``, ``seed``, ``device``, ``trust_remote_code``, ``output`` (JSON file).
     No response cache is used: lm-eval's is not keyed by the model (its issue 4063).
     """
-    import lm_eval
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     emit({"event": "general", "tasks": list(job["tasks"])})
     model = HFLM(
@@ -52,6 +50,17 @@ def evaluate(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         batch_size=job["batch_size"],
         trust_remote_code=job["trust_remote_code"],
     )
+    found = measured(model, job)
+    text = json.dumps(found, ensure_ascii=False, default=plain)
+    Path(job["output"]).write_text(text, encoding="utf-8")
+    return {"tasks": {task: len(values["items"]) for task, values in found.items()}}
+
+
+def measured(model: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``general.json`` holds, of a model that lm-eval can ask; ``job`` as in ``evaluate``."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
     local = local_tasks(job["include_path"])
     results = lm_eval.simple_evaluate(
         model=model,
@@ -71,10 +80,7 @@ def evaluate(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     )
     if not results or not results.get("results"):
         raise RuntimeError(f"lm-eval returned no results for {', '.join(job['tasks'])}")
-    found = summarized(results)
-    text = json.dumps(found, ensure_ascii=False, default=plain)
-    Path(job["output"]).write_text(text, encoding="utf-8")
-    return {"tasks": {task: len(values["items"]) for task, values in found.items()}}
+    return summarized(results)
 
 
 def local_tasks(include_path: str | None) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,44 @@ from kedit_glue.merging import renamed
 from kedit_glue.tools import mergekit
 
 
+def merged_in_memory(config: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> tensor, of those that ``trainable`` finds, as ``mergekit-yaml`` would write them; nothing is written.
+
+    ``config``: a merge YAML's content; ``job``: as for ``mergekit.merge``. ``MergePlanner.plan_in_memory`` would say
+    the same, but pydantic 2.12 cannot make its tasks (mergekit 0.1.5, plan.py:373 and io/tasks.py:253): what the plan
+    for the disk would save is taken before it is saved.
+    """
+    import torch
+    from mergekit.architecture import get_architecture_info
+    from mergekit.common import dtype_from_name
+    from mergekit.config import MergeConfiguration
+    from mergekit.graph import Executor
+    from mergekit.io.tasks import LoaderCache, SaveTensor
+    from mergekit.merge import _model_out_config
+    from mergekit.plan import MergePlanner
+    from transformers.trainer_utils import set_seed
+
+    set_seed(job["seed"])  # as run_merge does (merge.py:37)
+    parsed = MergeConfiguration.model_validate(config)
+    way, options = mergekit.choose_way(parsed, job), mergekit.options(job, "")
+    info = get_architecture_info(parsed, options)
+    LoaderCache().setup(options=options)
+    shape = _model_out_config(parsed, info, trust_remote_code=options.trust_remote_code)
+    planned = MergePlanner(parsed, info, options=options, out_model_config=shape).plan_to_disk(out_path="")
+    pattern = re.compile(job["trainable"])
+    saved = {t.tensor_task: t for t in planned if isinstance(t, SaveTensor)}
+    wanted = {task: save for task, save in saved.items() if pattern.search(save.tensor_name)}
+    others = [task for task in saved if task not in wanted] if way.draws else []
+    found = {}
+    with torch.no_grad():
+        executor = Executor([*others, *wanted], math_device=job["device"], storage_device="cpu")
+        for task, value in executor.run(quiet=True):
+            if task in wanted:
+                save = wanted[task]
+                found[save.tensor_name] = value.to(dtype_from_name(save.dtype)) if save.dtype else value
+    return found
+
+
 class Merger:
     """``merge.yaml`` for one tuned model after another, each with the original."""
 

@@ -21,6 +21,7 @@ from kedit_glue import merge_record, weights
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.merge_record import MergeError as MergeError
 from kedit_glue.merging import MergeMethod
+from kedit_glue.models import layer_count
 from kedit_glue.tools import Emit
 
 ALONE = frozenset(
@@ -175,7 +176,7 @@ def choose_way(config: Any, job: Mapping[str, Any]) -> Way:
     """Touched tensors alone where mergekit would give back the others as ``before`` has them."""
     before = Path(job["before"])
     for key in ("slices", "modules", "tokenizer_source", "tokenizer"):
-        if getattr(config, key):
+        if getattr(config, key) and not (key == "slices" and in_order(config.slices, layer_count(before))):
             return Way(True, False, f"merge.yaml has {key}")
     own = {identity(job["original"]), identity(before)}
     own |= {identity(t["model"]) for t in job["tuned"]} | {identity(t["model"], t["adapter"]) for t in job["tuned"]}
@@ -204,6 +205,17 @@ def choose_way(config: Any, job: Mapping[str, Any]) -> Way:
     return Way(False, False)
 
 
+def in_order(slices: Sequence[Any], layers: int | None) -> bool:
+    """Whether the slices give each of a model's layers its own place, as a search does for groups of layers."""
+    end = 0
+    for one in slices:
+        ranges = {tuple(source.layer_range) for source in one.sources}
+        if len(ranges) != 1 or (of := ranges.pop())[0] != end:
+            return False
+        end = of[1]
+    return end == layers
+
+
 def identity(model: str | Path, adapter: str | None = None) -> tuple[str, str | None]:
     """A model's name by which two spellings of one folder are the same."""
     return str(Path(model).resolve()), str(Path(adapter).resolve()) if adapter else None
@@ -230,7 +242,6 @@ def run_mergekit(
     """
     from mergekit import merge as upstream
     from mergekit.io.tasks import FinalizeModel, LoaderCache, SaveTensor
-    from mergekit.options import MergeOptions
     from mergekit.plan import MergePlanner
 
     pattern = re.compile(job["trainable"])
@@ -251,7 +262,21 @@ def run_mergekit(
             writer = saves[0].writer_task
             return [*others, *kept, FinalizeModel(tensor_save_tasks=tuple(kept), writer_task=writer)]
 
-    options = MergeOptions(
+    planner = upstream.MergePlanner
+    upstream.MergePlanner = Planner  # run_merge takes no list of tensors (mergekit 0.1.5, merge.py:68)
+    try:
+        upstream.run_merge(config, job["output"], options(job, str(aside), tokenizer), config_source=source)
+    finally:
+        upstream.MergePlanner = planner
+        LoaderCache.loaders.clear()  # shared by all merges of a process, and by path alone (io/tasks.py:22)
+    return asked
+
+
+def options(job: Mapping[str, Any], aside: str, tokenizer: bool = True) -> Any:
+    """mergekit's own, for a merge on ``device`` with ``seed``; ``aside``: where models with adapters are put."""
+    from mergekit.options import MergeOptions
+
+    return MergeOptions(
         random_seed=job["seed"],
         write_model_card=False,  # the card asks the hub about local paths
         copy_tokenizer=tokenizer,
@@ -259,16 +284,8 @@ def run_mergekit(
         device=job["device"],
         quiet=True,
         out_shard_size=SHARD,
-        lora_merge_cache=str(aside),
+        lora_merge_cache=aside or None,
     )
-    planner = upstream.MergePlanner
-    upstream.MergePlanner = Planner  # run_merge takes no list of tensors (mergekit 0.1.5, merge.py:68)
-    try:
-        upstream.run_merge(config, job["output"], options, config_source=source)
-    finally:
-        upstream.MergePlanner = planner
-        LoaderCache.loaders.clear()  # shared by all merges of a process, and by path alone (io/tasks.py:22)
-    return asked
 
 
 def resolved(task: Any, tuned: tuple[str, str | None]) -> dict[str, Any]:
