@@ -157,7 +157,8 @@ def run_shown(stage: Stage, ledger: Ledger, runner: Runner, display: Display, st
 def run_stage(stage: Stage, ledger: Ledger, runner: Runner, display: Display) -> tuple[dict[str, object], float]:
     """One stage: clear, run, check the output, rename, record. Returns its result and its seconds."""
     started = time.monotonic()
-    ledger.begin(stage)
+    if kept := ledger.begin(stage):
+        display.say(f"{stage.output} was edited by hand and is made anew; yours is kept in {kept.name}")
     stage.output.parent.mkdir(parents=True, exist_ok=True)
     check_room(stage)
     try:
@@ -257,6 +258,12 @@ def outcome(stage: Stage, result: Mapping[str, object]) -> str:
     if stage.job.function == "edit":
         took = float(str(result["seconds_editing"])) / max(stage.size, 1)
         return f", change's norm {result['task_vector_norm']:.2f}, {took:.1f} s a fact"
+    if stage.job.function == "search":
+        best, first = result["best"], result["first"]
+        assert isinstance(best, dict) and isinstance(first, dict)
+        began = f" (the first: {first['fitness']:.3f})" if first["fitness"] is not None else ""
+        failed = f", {result['failed']} failed" if result["failed"] else ""
+        return f", candidate {best['number']} of {result['evaluations']} is best: {best['fitness']:.3f}{began}{failed}"
     if stage.job.function == "independent":
         batches = result["batches"]
         assert isinstance(batches, list)

@@ -30,6 +30,10 @@ from kedit_glue.records import hashed
 RUN_FOLDER = b"<run folder>/"
 """Stands for the run's own folder where a file's hash must not depend on it."""
 NEW = "not done yet"
+NOT_THERE = "not there yet"
+"""In place of a file's hash: a stage before writes it."""
+BY_HAND = ".by_hand"
+"""Ends the name of a file that a hand changed and a stage wrote anew."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Ledger:
         return found | self.versions
 
     def _digests(self, stage: Stage) -> dict[str, str]:
-        return {path.name: self._digest(path) for path in stage.reads}
+        return {path.name: self._digest(path) if path.exists() else NOT_THERE for path in stage.reads}
 
     def _digest(self, path: Path) -> str:
         """As ``digest``; of a file in the run's folder, without where that folder lies."""
@@ -159,6 +163,8 @@ class Ledger:
             return f"what was kept of it is damaged: {wrong}" if wrong else None
         if record.get("released"):
             return f"{by} needs its output, which was not kept"
+        if stage.editable:
+            return None
         wrong = records.damage(stage.output, record["output"], thorough)
         return f"its output {stage.output.name} is damaged: {wrong}" if wrong else None
 
@@ -185,6 +191,8 @@ class Ledger:
                 return f"it was made from another output of {name}"
         if record.get("packed") or record.get("released"):
             return record
+        if stage.editable and stage.output.is_file():
+            return record
         try:
             wrong = records.damage(stage.output, record["output"])
         except FileNotFoundError:
@@ -193,13 +201,20 @@ class Ledger:
 
     # -- while it is done -----------------------------------------------------------------------
 
-    def begin(self, stage: Stage) -> None:
-        """Forget what was there: no record, no half output. From here on the stage's files are what they are now."""
+    def begin(self, stage: Stage) -> Path | None:
+        """Forget what was there: no record, no half output. From here on the stage's files are what they are now.
+
+        Returns where its output is kept, if that is a file that a hand had changed.
+        """
         self._begun[stage.name] = self._digests(stage)
-        packed = (self.record(stage) or {}).get("packed")
+        record = self.record(stage) or {}
+        packed, kept = record.get("packed"), None
+        if stage.editable and stage.output.is_file() and records.damage(stage.output, record.get("output", {}), True):
+            kept = stage.output.rename(stage.output.with_name(stage.output.name + BY_HAND))
         self.record_file(stage).unlink(missing_ok=True)
         for path in (stage.output, stage.working, *([stage.output.with_name(packed)] if packed else [])):
             remove(path)
+        return kept
 
     def adopt(self, stage: Stage) -> str | None:
         """Take over what another run made from the same inputs; returns its folder's name, None where there is none.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import batch_files, independent, methods, once, rivals
+from kedit_glue import batch_files, independent, methods, once, plan_search, rivals
 from kedit_glue.batch_files import batch_name
 from kedit_glue.merging import Tuned, models_named
 from kedit_glue.plan_scores import asked, marks
@@ -16,6 +16,9 @@ from kedit_glue.runner import Job
 from kedit_glue.stages import Fact, Place, Plan, Prepared, Rendered, Stage, partial
 
 __all__ = ["Place", "Plan", "Rendered", "Stage", "batch_name", "make_plan", "partial", "split"]
+
+STATS = {"merged": "merge_stats", "best": "best_stats"}
+"""What a merge leaves -> the file beside it with what the merge did."""
 
 
 def split(facts: Sequence[Fact], size: int) -> tuple[tuple[Fact, ...], ...]:
@@ -60,6 +63,7 @@ class _Builder:
         """The model that the last batch's change is counted from, and the stage that made it."""
         self.facts_file = place.folder / "facts.json"
         self.marks = marks(facts)
+        self.judged_on = plan_search.judged_on(recipe, batches)
         self.trained = methods.changed(recipe, place.n_layers, place.tensors)
         self.moments: tuple[Path, str] | None = None
         """The file that says where second moments are, and the stage that makes it."""
@@ -229,52 +233,89 @@ class _Builder:
 
         Both are a model and the stage that made it.
         """
+        if spaces := plan_search.spaces(self.recipe, len(self.batches)):
+            best: tuple[str, str] | None = None
+            for space in spaces:
+                name = "merge" if space == spaces[-1] else f"search_{space}"
+                found = self._search(number, title, space, name, onto, best)
+                best = self._merge_by(*found, number, title, start, onto, "merged" if name == "merge" else "best", best)
+        else:
+            tuned = [t for t, _ in self.tuned]
+            merge_yaml = batch_files.merge_yaml(self.recipe, self.place, number, onto[0], start[0], tuned)
+            self.files.append(merge_yaml)
+            self._merge_by(merge_yaml.path, "", number, title, start, onto, "merged")
+        self.tuned = []
+        if self.recipe.merge.protect.on:
+            self._project(number, title, *onto)
+
+    def _search(
+        self, number: int, title: str, space: str, name: str, onto: tuple[str, str], best: tuple[str, str] | None
+    ) -> tuple[Path, str]:
+        """``merge.search``: the merge YAML that it writes, and the stage."""
+        upto = min(number * self.recipe.edits.batch_size, len(self.ids))
+        ids = [i for i in self.ids[:upto] if i in set(self.judged_on)]
+        made = plan_search.searched(
+            self.recipe, self.place, number, title, space, name, onto[0], [t for t, _ in self.tuned],
+            best[0] if best else None, self.facts_file, ids, self.trained,
+        )  # fmt: skip
+        after = [*(stage for _, stage in self.tuned), onto[1], *([best[1]] if best else [])]
+        settings = {**made.settings, "facts": self.marks[upto]}
+        stage = f"{batch_name(number)}/{made.job.name}"
+        more = {"settings": settings, "after": after, "beside": made.beside, "editable": True}
+        self._stage(stage, number, made.job, made.reads, made.output, size=self.recipe.merge.search.evaluations, **more)
+        return made.output, stage
+
+    def _merge_by(
+        self, merge_yaml: Path, searched: str, number: int, title: str, start: tuple[str, str], onto: tuple[str, str],
+        name: str, best: tuple[str, str] | None = None,
+    ) -> tuple[str, str]:  # fmt: skip
+        """mergekit by this YAML, which the stage ``searched`` wrote or the plan; the model, and the stage.
+
+        ``best``: a model that the YAML may name beside the tuned ones.
+        """
         recipe, tuned = self.recipe, [t for t, _ in self.tuned]
         onto_model, onto_stage = onto
         reads_start = any(t.adapter for t in tuned) or "previous" in models_named(self.place.merge_file)
         folder = self.place.folder / batch_name(number)
-        merge_yaml = batch_files.merge_yaml(recipe, self.place, number, onto_model, start[0], tuned)
-        self.files.append(merge_yaml)
-        output = folder / "merged"
+        output = folder / name
         job = Job(
-            f"{title}: merge",
+            f"{title}: merge" + (" the best so far" if name == "best" else ""),
             "merge",
             {
-                "merge_yaml": str(merge_yaml.path),
+                "merge_yaml": str(merge_yaml),
                 "output": str(partial(output)),
                 "original": self.place.model,
                 "before": onto_model,
                 "tuned": [{"model": t.model, "adapter": t.adapter} for t in tuned],
                 "trainable": self.trained.pattern,
                 "earlier": [self.earlier[0], start[0]] if self.earlier else None,
-                "stats": str(folder / "merge_stats.json"),
+                "stats": str(folder / f"{STATS[name]}.json"),
                 "cache": str(self.place.cache),
                 "seed": recipe.seed,
                 **self._common(),
             },
             folder,
-            "merge",
-            f"read the log and {merge_yaml.path}; correct merge: in the recipe (or that file) and run the same "
+            "merge" if name == "merged" else f"merge_{name}",
+            f"read the log and {merge_yaml}; correct merge: in the recipe (or that file) and run the same "
             "command again: training is not repeated",
         )
-        name = f"{batch_name(number)}/merge"
+        stage = f"{batch_name(number)}/{job.name}"
+        after = [*(stage for _, stage in self.tuned), onto_stage, start[1] if reads_start else "", searched]
         self._stage(
-            name,
+            stage,
             number,
             job,
-            [merge_yaml.path],
+            [merge_yaml],
             output,
-            after=[*(stage for _, stage in self.tuned), onto_stage, start[1] if reads_start else ""],
-            beside=(folder / "merge_stats.json",),
+            after=[*after, *([best[1]] if best else [])],
+            beside=(folder / f"{STATS[name]}.json",),
             looks_at=tuple(name for name in (self.earlier[1], start[1]) if name) if self.earlier else (),
             room=self._share(self.place.model_bytes),
-            stock_command=f"mergekit-yaml {shlex.quote(str(merge_yaml.path))} OUT --copy-tokenizer "
+            stock_command=f"mergekit-yaml {shlex.quote(str(merge_yaml))} OUT --copy-tokenizer "
             f"--no-write-model-card --random-seed {recipe.seed}",
         )
-        self.tuned = []
-        self.current, self.made_by = str(output), name
-        if recipe.merge.protect.on:
-            self._project(number, title, onto_model, onto_stage)
+        self.current, self.made_by = str(output), stage
+        return self.current, stage
 
     def _project(self, number: int, title: str, onto: str, onto_stage: str) -> None:
         """``merge.protect``: the change that the merge left, kept out of general text's directions."""

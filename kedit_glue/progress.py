@@ -73,6 +73,9 @@ def sentence(event: Mapping[str, Any]) -> str | None:
     if kind == "editing":
         loss = f", loss {event['loss']:.3f}" if "loss" in event else ""
         return f"{event['position']} of {event['of']} {event['unit']}{loss}"
+    if kind == "candidate":
+        best = f", the best so far {event['best']:.3f}" if event["best"] is not None else ""
+        return f"judged {event['position']} of {event['of']} merges{best}"
     if kind == "alone":
         return f"{event['position']} of {event['of']} batches edited alone and asked about"
     if kind == "corpus":

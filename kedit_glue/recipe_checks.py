@@ -13,6 +13,7 @@ from kedit_glue.problems import did_you_mean
 from kedit_glue.recipe_errors import Draft
 from kedit_glue.recipe_independent import check_independent
 from kedit_glue.recipe_schema import INSTEAD
+from kedit_glue.recipe_search_checks import check_search
 from kedit_glue.recipe_values import leaves, resolve_layers
 from kedit_glue.redact import is_secret_name
 from kedit_glue.strict_yaml import KeyPath
@@ -114,6 +115,7 @@ def cross_check(recipe: Recipe, draft: Draft, merge_methods: Mapping[str, frozen
     _check_learned(recipe, draft)
     _check_tuned(recipe, draft)
     _check_extra(recipe, draft)
+    check_search(recipe, draft, merge_methods)
     apart = recipe.merge.onto == "previous" and recipe.merge.when == "end"
     if apart and draft.sound(("merge", "onto"), ("merge", "when")):
         found = "previous, while merge.when is end: a single merge has no previous result"

@@ -18,6 +18,7 @@ PATHS: tuple[tuple[KeyPath, str], ...] = (
     (("merge", "file"), "file"),
     (("launch", "deepspeed"), "file"),
     (("score", "general", "include_path"), "folder"),
+    (("merge", "search", "fitness", "include_path"), "folder"),
     (("score", "edits", "easyedit"), "folder"),
     (("methods", "easyedit"), "folder"),
     (("methods", "ice", "encoder"), "folder"),
@@ -30,6 +31,7 @@ PATHS: tuple[tuple[KeyPath, str], ...] = (
 CORPORA: tuple[KeyPath, ...] = (
     ("train", "protect", "corpus"),
     ("merge", "protect", "corpus"),
+    ("merge", "search", "fitness", "corpus"),
     *(("methods", method, "moments") for method in ("rome", "memit", "emmet")),
 )
 """Keys that hold a file or a data set of the hub, ``owner/name``."""

@@ -10,6 +10,7 @@ from kedit_glue.models import PACKAGED
 from kedit_glue.recipe_keys import WORKING_FOLDERS, Section, key, number, switch, text, whole
 from kedit_glue.recipe_methods import Method, Methods
 from kedit_glue.recipe_score import Score
+from kedit_glue.recipe_search import Search
 from kedit_glue.recipe_values import check_layers, check_modules, check_parameters, check_pattern, no_repeats
 from kedit_glue.recipe_verdict import Verdict
 
@@ -248,6 +249,9 @@ class Merge(Section):
     )
     protect: Protect = Field(
         default_factory=Protect, description="As train.protect, but applied to the change that the merge leaves."
+    )
+    search: Search = Field(
+        default_factory=Search, description="Searching the merge instead of guessing it (docs/search.md)."
     )
     file: str | None = text(
         None,

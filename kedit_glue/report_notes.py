@@ -10,7 +10,16 @@ from kedit_glue import methods
 
 def notes(document: Mapping[str, Any]) -> list[str]:
     """What is to be said below the scores of the edits, a sentence each."""
-    return [note for note in (mode_note(document), method_note(document), protocol_note(document)) if note]
+    found = (mode_note(document), method_note(document), search_note(document), protocol_note(document))
+    return [note for note in found if note]
+
+
+def search_note(document: Mapping[str, Any]) -> str:
+    """Which facts chose the merge, and are not scored here; empty where no merge was searched."""
+    if not (search := document.get("search")):
+        return ""
+    seen, all_of = len(search["facts"]), len(document["facts"])
+    return f"scores are of {all_of - seen} facts; the other {seen} chose the merge (merge.search) and are left out"
 
 
 def protocol_note(document: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from kedit_glue.result_types import (
     Cost,
     Count,
     Made,
+    MergeSearch,
     MetricName,
     Name,
     Number,
@@ -191,6 +192,15 @@ class After(Part):
     )
 
 
+class Searched(Part):
+    """Merges that were searched, and how the facts fared that they were searched on: no score above is of those."""
+
+    merges: list[MergeSearch] = Field(description="each search, in order")
+    facts: list[Name] = Field(description="ids of all facts that candidates were judged on")
+    before: Summaries = Field(description="the original on these facts")
+    after: Summaries = Field(description="the edited model on these facts, which chose it")
+
+
 class FromTool(BaseModel):
     """What a stage's tool reported; other keys are its own."""
 
@@ -331,6 +341,9 @@ class Result(Part):
     )
     tuned: After | None = Field(
         default=None, description="scores of the model before its last merge; null where score.tuned did not ask for it"
+    )
+    search: Searched | None = Field(
+        default=None, description="searches of the merge; null where none was: then scores are over all facts"
     )
     batches: list[Batch] = Field(description="in order; empty for a pair")
     retention: Retention | None = Field(

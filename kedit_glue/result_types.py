@@ -45,6 +45,45 @@ class Cost(Part):
     )
 
 
+class Candidate(Part):
+    """A merge that a search judged."""
+
+    fitness: Number | None = Field(default=None, description="0 to 1, higher is better; null where it failed")
+    parts: dict[Text, Number] | None = Field(
+        default=None, description="paraphrases, locality, perplexity, general: each 0 to 1; null where it failed"
+    )
+    cause: Text | None = Field(default=None, description="why it failed; null where it did not")
+
+
+class Chosen(Part):
+    """One of a search's candidates, by its number."""
+
+    number: Position = Field(description="its place in candidates, from 1")
+    fitness: Number | None = Field(description="as in candidates")
+    parts: dict[Text, Number] | None = Field(description="as in candidates")
+
+
+class MergeSearch(Part):
+    """A search of a merge (the recipe's merge.search)."""
+
+    batch: Position = Field(description="the batch whose merge it was")
+    space: Literal["ps", "dfs"] = Field(description="ps: the merge's numbers; dfs: which layer comes next")
+    by: Name = Field(description="how candidates were chosen: cma_es, nsga2, random, grid")
+    numbers: Count = Field(description="how many numbers a candidate has")
+    evaluations: Count = Field(description="how many candidates were judged")
+    failed: Count = Field(description="how many of them could not be")
+    best: Chosen = Field(description="the one that was merged, unless a hand changed its YAML")
+    first: Chosen = Field(description="the merge that the recipe's own numbers say")
+    front: list[Chosen] = Field(
+        description="candidates that no other beats in one part without losing in another; empty for a single part"
+    )
+    candidates: list[Candidate] = Field(description="all of them, in order")
+    seconds_a_candidate: Seconds = Field(description="mean time of one merge and its judging, s")
+    facts: list[Name] = Field(description="ids of the facts that candidates were judged on")
+    texts: list[Text] = Field(description="SHA-256 of the general texts that they were judged on")
+    peak_memory_bytes: Count | None = Field(default=None, description="most memory that the search held")
+
+
 class Reason(Part):
     """One threshold, and whether it is reached."""
 

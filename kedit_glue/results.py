@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from kedit_glue.questions import Fact
 from kedit_glue.recipe import Recipe
 from kedit_glue.result_fields import SCHEMA
 from kedit_glue.retention import retention
+from kedit_glue.search import trace
 
 
 def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str, Any]:
@@ -32,13 +33,16 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
     after = _alone(plan) if alone else _json(stages[f"{last}/edits"].output)
     after_general = _optional(stages, f"{last}/general")
     traces = _traces(plan)
+    searches = _searches(plan, ledger)
+    seen = frozenset(i for search in searches for i in search["facts"])
     taught = [(number, fact) for number, batch in enumerate(plan.batches, 1) for fact in batch]
-    compared = compare(facts, base, after)
+    compared = compare(facts, base, after, seen)
     batches = (
         _batches_alone(plan, ledger, base, after)
         if alone
-        else [_batch(plan, number, stages, ledger, base) for number in range(1, len(plan.batches) + 1)]
+        else [_batch(plan, number, stages, ledger, base, seen) for number in range(1, len(plan.batches) + 1)]
     )
+    reported_texts(searches, [base_general, after_general])
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "run",
@@ -51,13 +55,14 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
         "protocol": protocol(recipe, len(facts)),
         "before": {"edits": compared["before"], "general": scores.brief_general(base_general)},
         "batches": batches,
-        "retention": None if alone else _retention(plan, stages, base),
+        "retention": None if alone else _retention(plan, stages, base, seen),
         "after": {
             "edits": compared["after"],
             "general": scores.brief_general(after_general),
             "general_change": scores.general_change(base_general or {}, after_general or {}),
         },
-        **_tuned(facts, base, base_general, stages, last),
+        **_tuned(facts, base, base_general, stages, last, seen),
+        **({"search": {"merges": searches, **_on_seen(facts, base, after, seen)}} if searches else {}),
         "facts": [
             {
                 **entry,
@@ -79,7 +84,12 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
 
 
 def _tuned(
-    facts: Sequence[Fact], base: Any, base_general: Any, stages: Mapping[str, Stage], last: str
+    facts: Sequence[Fact],
+    base: Any,
+    base_general: Any,
+    stages: Mapping[str, Stage],
+    last: str,
+    seen: Collection[str],
 ) -> dict[str, Any]:
     """``tuned``: the model before its last merge; nothing where it was not asked."""
     if f"{last}/edits_tuned" not in stages:
@@ -87,15 +97,51 @@ def _tuned(
     general = _optional(stages, f"{last}/general_tuned")
     return {
         "tuned": {
-            "edits": compare(facts, base, _json(stages[f"{last}/edits_tuned"].output))["after"],
+            "edits": compare(facts, base, _json(stages[f"{last}/edits_tuned"].output), seen)["after"],
             "general": scores.brief_general(general),
             "general_change": scores.general_change(base_general or {}, general or {}),
         }
     }
 
 
-def compare(facts: Sequence[Fact], base: Any, after: Any) -> dict[str, Any]:
-    """What two models' raw answers say: ``before``, ``after``, ``facts``, ``answers``, ``metrics`` of a result."""
+def _searches(plan: Plan, ledger: Ledger) -> list[dict[str, Any]]:
+    """What each search of a merge recorded, with its candidates."""
+    found = []
+    for stage in plan.stages:
+        if stage.job.function == "search" and (record := ledger.record(stage)) is not None:
+            _, candidates = trace.read(next(path for path in stage.beside if path.name.endswith(".trace.jsonl")))
+            brief = [{key: one[key] for key in ("fitness", "parts", "cause") if key in one} for one in candidates]
+            found.append({"batch": stage.batch, **record["result"], "candidates": brief})
+    return found
+
+
+def reported_texts(searches: Sequence[Mapping[str, Any]], general: Sequence[Any]) -> None:
+    """Raises SearchedOn where general ability was measured on a text that a search's candidates were judged on."""
+    texts = {text for search in searches for text in search["texts"]}
+    for tasks in general:
+        for name, task in (tasks or {}).items():
+            if texts & {item["text"] for item in task["items"] if "text" in item}:
+                raise SearchedOn(
+                    f"score.general's task {name} holds a text that merge.search was judged on: what was searched on "
+                    "measures nothing; set merge.search.fitness.corpus to other texts"
+                )
+
+
+class SearchedOn(ValueError):
+    """A score would be reported on data that chose the merge."""
+
+
+def _on_seen(facts: Sequence[Fact], base: Any, after: Any, seen: Collection[str]) -> dict[str, Any]:
+    """``before`` and ``after`` on the facts that searches were judged on."""
+    compared = compare([fact for fact in facts if fact["id"] in seen], base, after)
+    return {"facts": sorted(seen), "before": compared["before"], "after": compared["after"]}
+
+
+def compare(facts: Sequence[Fact], base: Any, after: Any, seen: Collection[str] = ()) -> dict[str, Any]:
+    """What two models' raw answers say: ``before``, ``after``, ``facts``, ``answers``, ``metrics`` of a result.
+
+    ``seen``: ids of facts that chose the merge; ``before`` and ``after`` are of the others.
+    """
     first, second = scores.by_id(base), scores.by_id(after)
     entries = [
         {
@@ -108,9 +154,10 @@ def compare(facts: Sequence[Fact], base: Any, after: Any) -> dict[str, Any]:
         }
         for fact in facts
     ]
+    reported = [entry for entry in entries if entry["id"] not in seen]
     found = {
-        "before": scores.summary([entry["before"] for entry in entries]) | scores.fluency(base),
-        "after": scores.summary([entry["after"] for entry in entries]) | scores.fluency(after),
+        "before": scores.summary([entry["before"] for entry in reported]) | scores.fluency(base),
+        "after": scores.summary([entry["after"] for entry in reported]) | scores.fluency(after),
     }
     answers = [
         {
@@ -187,32 +234,37 @@ def _batches_alone(plan: Plan, ledger: Ledger, base: Any, after: Any) -> list[di
     return entries
 
 
-def _retention(plan: Plan, stages: Mapping[str, Stage], base: Any) -> dict[str, Any] | None:
+def _retention(plan: Plan, stages: Mapping[str, Stage], base: Any, seen: Collection[str]) -> dict[str, Any] | None:
     first, by_id = scores.by_id(base), {fact["id"]: fact for batch in plan.batches for fact in batch}
     asked: dict[int, dict[str, float | None]] = {}
     for number in range(1, len(plan.batches) + 1):
         if (raw := _optional(stages, f"{batch_name(number)}/edits")) is not None:
             found = scores.by_id(raw)
             asked[number] = {
-                i: scores.fact_scores(answers, first[i], by_id[i]).get(metrics.SUCCESS) for i, answers in found.items()
+                i: scores.fact_scores(answers, first[i], by_id[i]).get(metrics.SUCCESS)
+                for i, answers in found.items()
+                if i not in seen
             }
-    return retention([[fact["id"] for fact in batch] for batch in plan.batches], asked)
+    return retention([[fact["id"] for fact in batch if fact["id"] not in seen] for batch in plan.batches], asked)
 
 
-def _batch(plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger, base: Any) -> dict[str, Any]:
-    name, facts = batch_name(number), plan.batches[number - 1]
-    entry: dict[str, Any] = {"batch": number, "facts": len(facts)}
+def _batch(
+    plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger, base: Any, seen: Collection[str]
+) -> dict[str, Any]:
+    name = batch_name(number)
+    facts = [fact for fact in plan.batches[number - 1] if fact["id"] not in seen]
+    entry: dict[str, Any] = {"batch": number, "facts": len(plan.batches[number - 1])}
     for kind, key in (("train", "training"), ("merge", "merge"), ("edit", "editing")):
         if f"{name}/{kind}" in stages and (record := ledger.record(stages[f"{name}/{kind}"])):
             entry[key] = {**record["result"], "seconds": record["seconds"]}
     if (raw := _optional(stages, f"{name}/edits")) is not None:
         now, first = scores.by_id(raw), scores.by_id(base)
-        so_far = [fact for batch in plan.batches for fact in batch if fact["id"] in now]
+        so_far = [fact for batch in plan.batches for fact in batch if fact["id"] in now.keys() - set(seen)]
         entry["edited_before"] = scores.score(first, first, facts)
         entry["edited"] = scores.score(now, first, facts)
         entry["all_so_far_before"] = scores.score(first, first, so_far)
         entry["all_so_far"] = scores.score(now, first, so_far)
-        entry["asked_so_far"] = len(now)
+        entry["asked_so_far"] = len(now.keys() - set(seen))
     if (general := _optional(stages, f"{name}/general")) is not None:
         entry["general"] = scores.brief_general(general)
     return entry

@@ -36,6 +36,7 @@ FUNCTIONS = {
     "independent": ("kedit_glue.tools.independent", "edit_each"),
     "remember": ("kedit_glue.tools.recall", "remember"),
     "train": ("kedit_glue.tools.llamafactory", "train"),
+    "search": ("kedit_glue.tools.search", "search"),
     "merge": ("kedit_glue.tools.mergekit", "merge"),
     "score": ("kedit_glue.tools.scorer", "score"),
     "general": ("kedit_glue.tools.lm_eval", "evaluate"),

@@ -76,6 +76,8 @@ class Stage:
     """Stages whose output it reads where it is still there, and does without otherwise."""
     room: int = 0
     """Bytes that it is going to write, roughly; 0 where they do not matter."""
+    editable: bool = False
+    """Its output is one file, which a hand may change: the stage stands, and what reads the file follows."""
     stock_command: str = ""
     """The upstream tool's own command line on the same files, where there is one."""
 

@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kedit_glue.search.genome import Genome
-
-KNOWN = {
-    "linear": ("weight",),
-    "task_arithmetic": ("weight",),
-    "ties": ("weight", "density"),
-    "dare_ties": ("weight", "density"),
-    "slerp": ("t",),
-}
-"""Methods of its genome and the parameters that it searches (mergekit 0.1.5, evo/genome.py:15)."""
+from kedit_glue.search.genome import KNOWN, Genome
 
 
 def configuration(genome: Genome, tasks: Sequence[str], limit: int | None) -> dict[str, Any] | None:

@@ -16,6 +16,14 @@ from kedit_glue.merging import MergeMethod, MergeRefused
 
 RANGES: Mapping[str, tuple[float, float]] = {"weight": (0.0, 1.5), "density": (0.05, 1.0), "t": (0.0, 1.0)}
 """Of the parameters that mergekit-evolve's genome knows; ``scale`` is the data flow's."""
+KNOWN = {
+    "linear": ("weight",),
+    "task_arithmetic": ("weight",),
+    "ties": ("weight", "density"),
+    "dare_ties": ("weight", "density"),
+    "slerp": ("t",),
+}
+"""Methods of mergekit-evolve's genome and the parameters that it searches (mergekit 0.1.5, evo/genome.py:15)."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,11 @@ class Genome:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The searched parameters: those with a range, in mergekit-evolve's order (weight first)."""
-        ranges = {**RANGES, **self.ranges}
-        return tuple(name for name in ranges if name in self.method.parameters)
+        """The searched parameters, weight first: mergekit-evolve's of the method, those that the recipe gives a range,
+        and of another method's those with a range of their own, density only where ``merge.parameters`` has it.
+        """
+        own = KNOWN.get(self.method.name) or [name for name in RANGES if name != "density" or name in self.settings]
+        return tuple(name for name in dict.fromkeys([*own, *self.ranges]) if name in self.method.parameters)
 
     @property
     def own(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from kedit_glue.search import fitness
 from kedit_glue.search.paths import Step
-from kedit_glue.tools import Emit, lm_eval, probes
+from kedit_glue.tools import lm_eval, probes
 from kedit_glue.tools.twin import clones, touched, twin
 from kedit_glue.weights import Weights
 
@@ -34,14 +34,14 @@ class NoCandidate(RuntimeError):
 class Candidates:
     """Judges one merge after another."""
 
-    def __init__(self, job: Mapping[str, Any], emit: Emit):
+    def __init__(self, job: Mapping[str, Any]):
         """``job``: see ``tools/search.search``. Raises ValueError where there is nothing to judge by."""
         from kedit_glue.tools import asking
         from kedit_glue.tools.layer_stack import Remembered, Stack
 
         self.job, self.fitness = job, job["search"]["fitness"]
         self.model, tokenizer = asking.load(job["before"], job["device"], job["trust_remote_code"])
-        self.asker = asking.Asker(self.model, tokenizer, emit)
+        self.asker = asking.Asker(self.model, tokenizer, lambda event: None)
         self.touched = clones(touched(self.model, job["trainable"]))
         facts = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
         self.facts = [fact for fact in facts if fact["id"] in set(job["ids"])]

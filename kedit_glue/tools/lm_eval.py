@@ -6,8 +6,9 @@
     not_extracted     filter -> share of the items, 0 to 1, in whose generated text the filter found no answer;
                       empty for tasks that compare likelihoods
     items             one record an item and filter: ``doc_id``, ``filter``, each metric's value (pairs for
-                      perplexities); of generated text also ``response`` (shortened), ``extracted``, ``target`` and
-                      ``not_extracted``. A group's are its tasks', with their names in front of ``doc_id``
+                      perplexities, and ``text``, the text's SHA-256); of generated text also ``response`` (shortened),
+                      ``extracted``, ``target`` and ``not_extracted``. A group's are its tasks', with their names in
+                      front of ``doc_id``
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from kedit_glue.tools import Emit
 
 FALLBACK = "[invalid]"
 """What lm-eval's regex filters give where nothing matches (filters/extraction.py)."""
+WHOLE_TEXT = frozenset(["word_perplexity", "byte_perplexity", "bits_per_byte"])
+"""Metrics of a text's own likelihood."""
 SHORT = 400
 """Characters of a response that are kept: its beginning and its end, where answers stand."""
 
@@ -149,6 +152,8 @@ def items_of(
         chosen = sample.get("filter", "none")
         item = {"doc_id": sample["doc_id"], "filter": chosen}
         item |= {metric: sample[metric] for metric in sample.get("metrics", []) if metric in sample}
+        if WHOLE_TEXT & item.keys() and "target_hash" in sample:
+            item["text"] = sample["target_hash"]
         responses = leaves(sample.get("resps", []))
         if responses and all(isinstance(response, str) for response in responses):  # else (log-likelihood, greedy)
             extracted = [str(answer) for answer in leaves(sample.get("filtered_resps", []))]

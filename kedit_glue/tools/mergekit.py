@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -99,6 +102,26 @@ def dropped_keys(config: Mapping[str, Any]) -> list[str]:
     return unknown
 
 
+@functools.cache
+def benchmarks() -> tuple[str, ...]:
+    """How tasks begin that mergekit-evolve refuses to optimize (mergekit 0.1.5, evo/config.py, NAUGHTY_PREFIXES).
+
+    Read, not imported: the module imports torch.
+    """
+    spec = importlib.util.find_spec("mergekit")
+    assert spec is not None and spec.submodule_search_locations, "mergekit is a package that must be installed"
+    source = (Path(spec.submodule_search_locations[0]) / "evo" / "config.py").read_text(encoding="utf-8")
+    for line in ast.parse(source).body:
+        if isinstance(line, ast.Assign) and getattr(line.targets[0], "id", "") == "NAUGHTY_PREFIXES":
+            return tuple(ast.literal_eval(line.value))
+    raise MergeError("mergekit's evo/config.py has no NAUGHTY_PREFIXES: this version of mergekit is not known")
+
+
+def common_benchmark(task: str) -> bool:
+    """Whether mergekit-evolve would refuse the task; of a benchmark's training half it does not."""
+    return task.startswith(benchmarks()) and not task.endswith("_train")
+
+
 # -- the stage ----------------------------------------------------------------------------------
 
 
@@ -130,7 +153,7 @@ def merge(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
             if (before / name).is_file() and not (output / name).exists():
                 shutil.copy(before / name, output)
         emit({"event": "checking"})  # benchmarks/overhead.py counts what follows as ours, not mergekit's
-        changes = measure(job, aside)
+        changes = {} if rearranged(config, before) else measure(job, aside)
         written = sum(file.stat().st_size for file in aside.rglob("*.safetensors"))
     write_json(Path(job["stats"]), merge_record.statistics(changes))
     merge_record.check_something_left(merge_record.added(changes.values()))
@@ -176,7 +199,7 @@ def choose_way(config: Any, job: Mapping[str, Any]) -> Way:
     """Touched tensors alone where mergekit would give back the others as ``before`` has them."""
     before = Path(job["before"])
     for key in ("slices", "modules", "tokenizer_source", "tokenizer"):
-        if getattr(config, key) and not (key == "slices" and in_order(config.slices, layer_count(before))):
+        if getattr(config, key) and (key != "slices" or rearranged(config, before)):
             return Way(True, False, f"merge.yaml has {key}")
     own = {identity(job["original"]), identity(before)}
     own |= {identity(t["model"]) for t in job["tuned"]} | {identity(t["model"], t["adapter"]) for t in job["tuned"]}
@@ -203,6 +226,11 @@ def choose_way(config: Any, job: Mapping[str, Any]) -> Way:
     if method not in ALONE:
         return Way(False, True, f"{method} is not known to merge each tensor by itself")
     return Way(False, False)
+
+
+def rearranged(config: Any, before: Path) -> bool:
+    """Whether a layer of the result is no layer of ``before``: there is nothing to compare it with."""
+    return bool(config.slices) and not in_order(config.slices, layer_count(before))
 
 
 def in_order(slices: Sequence[Any], layers: int | None) -> bool:

@@ -26,14 +26,6 @@ class SearchFailed(RuntimeError):
     """No candidate could be judged."""
 
 
-def preload() -> None:
-    """The imports a search needs; paid once by the warm server."""
-    from kedit_glue.tools import mergekit, scorer
-
-    mergekit.preload()
-    scorer.preload()
-
-
 def search(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     """Write the best merge found as mergekit's YAML, and the trace.
 
@@ -55,10 +47,10 @@ def search(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     chooser = optimizer(asked["by"], begin, asked["sigma"], size, asked["evaluations"], job["seed"], len(weights))
     known = trace.begin(Path(job["trace"]), head(job, len(genes), list(weights)))
     if known:
-        emit({"event": "say", "message": f"{len(known)} candidates were judged before it was cut off, and stand"})
+        emit({"event": "say", "text": f"{len(known)} candidates were judged before it was cut off, and stand"})
     vectors: list[Vector] = []
     entries: list[dict[str, Any]] = []
-    with workers(job, emit) as judge:
+    with workers(job) as judge:
         run = Run(job, task, genes, weights, judge, emit)
         while len(entries) < asked["evaluations"] and (new := chooser.ask(asked["evaluations"] - len(entries))):
             made = run.generation(new, entries, known)

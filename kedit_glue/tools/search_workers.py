@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from kedit_glue.search.paths import Step
-from kedit_glue.tools import Emit
 
 LOST = "its worker died"
 
@@ -27,7 +26,7 @@ Judge = Callable[[Sequence[Merge]], list[Judged]]
 
 
 @contextmanager
-def workers(job: Mapping[str, Any], emit: Emit) -> Iterator[Judge]:
+def workers(job: Mapping[str, Any]) -> Iterator[Judge]:
     """Judges several candidates, in their order; models are loaded with the first of them."""
     count = job["search"]["workers"]
     if count > 1:
@@ -40,7 +39,7 @@ def workers(job: Mapping[str, Any], emit: Emit) -> Iterator[Judge]:
         from kedit_glue.tools.candidates import Candidates
 
         if merges and not own:
-            own.append(Candidates(job, emit))
+            own.append(Candidates(job))
         return [own[0].judge(merge.config, merge.path) for merge in merges]
 
     yield judge_here
@@ -61,7 +60,7 @@ def on_ray(job: Mapping[str, Any], count: int) -> Iterator[Judge]:
         def __init__(self) -> None:
             from kedit_glue.tools.candidates import Candidates
 
-            self.candidates = Candidates(job, lambda event: None)
+            self.candidates = Candidates(job)
 
         def judge(self, merge: Merge) -> Judged:
             return self.candidates.judge(merge.config, merge.path)

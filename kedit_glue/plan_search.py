@@ -1,0 +1,142 @@
+"""The stages that search a merge (``merge.search``): on which facts, between which models, into which file. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from kedit_glue.batch_files import batch_name
+from kedit_glue.merging import MergeRefused, Tuned, check_count, merge_formats
+from kedit_glue.modules import Trained
+from kedit_glue.plan_scores import spread
+from kedit_glue.recipe_schema import Recipe
+from kedit_glue.runner import Job
+from kedit_glue.search import evolve
+from kedit_glue.search.genome import Genome
+from kedit_glue.search.paths import writers
+from kedit_glue.stages import Fact, Place, Prepared, partial
+
+SEARCHED = 40
+"""So many facts at most candidates are judged on where the recipe does not say how many."""
+
+
+def judged_on(recipe: Recipe, batches: Sequence[Sequence[Fact]]) -> list[str]:
+    """Ids of the facts that candidates are judged on, and no score is reported of; in the facts' order.
+
+    Raises MergeRefused where the search, or the report, would have none.
+    """
+    search = recipe.merge.search
+    if search.space is None or recipe.method != "rsft_merge":
+        return []
+    ids = [fact["id"] for batch in batches for fact in batch]
+    wanted = search.fitness.facts or min(SEARCHED, len(ids) // 2)
+    if not 0 < wanted < len(ids):
+        raise MergeRefused(
+            f"merge.search.fitness.facts is {wanted}, and the run has {len(ids)} facts: some are to be searched on and "
+            f"others to be reported; allowed: 1 to {len(ids) - 1}"
+        )
+    chosen = spread(ids, wanted)
+    for number, batch in enumerate(batches, 1):
+        here = {fact["id"] for fact in batch}
+        if here <= set(chosen) or (recipe.merge.when == "each" and number == 1 and not here & set(chosen)):
+            lack = "no other fact to report" if here <= set(chosen) else "none of them"
+            raise MergeRefused(
+                f"of {len(ids)} facts {wanted}, spread over all, are for merge.search, and batch {number} has {lack}: "
+                "change merge.search.fitness.facts or edits.batch_size, or set merge.when: end"
+            )
+    return chosen
+
+
+def spaces(recipe: Recipe, batches: int) -> tuple[str, ...]:
+    """The searches of a merge, in order. Raises MergeRefused for a data flow that later batches would begin with."""
+    space = recipe.merge.search.space
+    if space in ("dfs", "both") and recipe.merge.when == "each" and batches > 1:
+        raise MergeRefused(
+            f"merge.search.space is {space}, which changes how many layers the model has, and {batches - 1} batches "
+            "would be trained from it; allowed: ps, or merge.when: end"
+        )
+    return {"both": ("ps", "dfs"), None: ()}.get(space, (str(space),))
+
+
+def searched(
+    recipe: Recipe,
+    place: Place,
+    number: int,
+    title: str,
+    space: str,
+    name: str,
+    onto: str,
+    tuned: Sequence[Tuned],
+    best: str | None,
+    facts: Path,
+    ids: Sequence[str],
+    trained: Trained,
+) -> Prepared:
+    """The stage that writes ``<name>.yaml`` in the batch's folder.
+
+    ``onto``: the model that ``tuned`` are merged with; ``best``: the merge that a search of numbers found before, one
+    more model for the data flow. Raises MergeRefused for what cannot be searched.
+    """
+    merge, search = recipe.merge, recipe.merge.search
+    folder = place.folder / batch_name(number)
+    layers = place.n_layers or 0
+    models = [onto, *(one.model for one in tuned), *([best] if best else [])] if space == "dfs" else []
+    output = folder / f"{name}.yaml"
+    reuse = evolves = None
+    if space == "ps":
+        check_count(place.method, len(tuned))
+        names = tuple(one.model for one in tuned)
+        ranges = {key: ends for key, ends in search.ranges.items() if key != "scale"}
+        genome = Genome(
+            place.method, onto, names, layers or search.layer_granularity or 1, search.layer_granularity,
+            search.filters, ranges, merge.parameters,
+        )  # fmt: skip
+        genome.genes()  # raises where a number cannot begin
+        limit = search.fitness.limit
+        evolves = folder / "evolve.yaml" if evolve.configuration(genome, (), limit) else None
+    if len(tuned) == 1 and not best:
+        reuse = folder / "merge_file.yaml"
+    formats = {k: v for k, v in merge_formats(merge.dtype, recipe.train.precision, merge.extra).items() if v}
+    trace = folder / f"{name}.trace.jsonl"
+    settings = {
+        "space": space,
+        "search": search.model_dump(),
+        "layers": layers,
+        "most_layers": search.most_layers or layers + layers // 2,
+        "writers": list(writers(place.tensors or {})),
+        "start": len(models) - 1,
+        "method": asdict(place.method),
+        "settings": dict(merge.parameters),
+        "formats": {**formats, **merge.extra},
+        "trainable": trained.pattern,
+        "ids": list(ids),
+        "tasks": list(search.fitness.tasks or recipe.score.general.tasks),
+    }
+    files = {
+        "original": place.model,
+        "before": onto,
+        "tuned": [{"model": one.model, "adapter": None} for one in tuned],
+        "models": models,
+        "facts": str(facts),
+        "trace": str(trace),
+        "output": str(partial(output)),
+        "reuse": str(reuse) if reuse else None,
+        "evolve": str(evolves) if evolves else None,
+        "roles": {onto: "original" if onto == place.model else "previous", tuned[0].model: "tuned"},
+    }
+    common = {"seed": recipe.seed, "device": place.device, "trust_remote_code": recipe.trust_remote_code}
+    what = "numbers" if space == "ps" else "layers"
+    job = Job(
+        f"{title}: search the merge's {what}",
+        "search",
+        {**settings, **files, **common},
+        folder,
+        name if name != "merge" else "search",
+        f"read the log; correct merge.search in the recipe and run the same command again: candidates that were judged "
+        f"stand in {trace.name}, training is not repeated",
+    )
+    fitness = search.fitness
+    texts = [Path(file) for file in (fitness.corpus, fitness.include_path) if file and Path(file).is_absolute()]
+    beside = tuple(path for path in (trace, reuse, evolves) if path)
+    return Prepared(job, output, settings, tuple(texts), beside=beside)
