@@ -33,8 +33,8 @@ def judged_on(recipe: Recipe, batches: Sequence[Sequence[Fact]]) -> list[str]:
     wanted = search.fitness.facts or min(SEARCHED, len(ids) // 2)
     if not 0 < wanted < len(ids):
         raise MergeRefused(
-            f"merge.search.fitness.facts is {wanted}, and the run has {len(ids)} facts: some are to be searched on and "
-            f"others to be reported; allowed: 1 to {len(ids) - 1}"
+            f"merge.search would be judged on {wanted} of the run's {len(ids)} facts, and scores are reported of the "
+            "others: edit more facts, or set merge.search.fitness.facts to fewer"
         )
     chosen = spread(ids, wanted)
     for number, batch in enumerate(batches, 1):
@@ -53,8 +53,8 @@ def spaces(recipe: Recipe, batches: int) -> tuple[str, ...]:
     space = recipe.merge.search.space
     if space in ("dfs", "both") and recipe.merge.when == "each" and batches > 1:
         raise MergeRefused(
-            f"merge.search.space is {space}, which changes how many layers the model has, and {batches - 1} batches "
-            "would be trained from it; allowed: ps, or merge.when: end"
+            f"merge.search.space is {space}, which changes how many layers the model has, and later batches would be "
+            "trained from it; allowed: ps, or merge.when: end"
         )
     return {"both": ("ps", "dfs"), None: ()}.get(space, (str(space),))
 

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from kedit_glue.recipe_keys import WORKING_FOLDERS, Section, Texts, key, number, switch, text, whole
 from kedit_glue.recipe_values import no_repeats
-
-
-def check_ranges(value: Any) -> Any:
-    """Each parameter's two ends, the lower one first."""
-    if not isinstance(value, dict):
-        return value
-    for name, ends in value.items():
-        numbers = isinstance(ends, (list, tuple)) and all(type(end) in (int, float) for end in ends)
-        if not numbers or len(ends) != 2 or not -1e6 < ends[0] < ends[1] < 1e6:
-            raise ValueError(f"{name}: {ends!r} is no pair of numbers, the lower one first")
-    return value
 
 
 class Fitness(Section):
@@ -98,7 +87,7 @@ class Search(Section):
         "Parts of tensor names, such as gate_proj, that get numbers of their own; all others share one set",
         "a list of texts, each at most once",
     )
-    ranges: Annotated[dict[str, tuple[float, float]], BeforeValidator(check_ranges)] = key(
+    ranges: dict[str, tuple[float, float]] = key(
         {},
         "mergekit's parameters that are searched, with their two ends; named here are those that "
         "have no range of their own (weight, density, t, and scale of the data flow) or should have another",

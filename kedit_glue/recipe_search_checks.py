@@ -62,7 +62,9 @@ def _own(search: Search, known: frozenset[str] | None) -> Iterator[Rule]:
     if search.by == "grid" and search.space != "ps":
         hint = "a data flow has a number for each layer, and one for each pair"
         yield Rule((*AT, "by"), f"grid, while space is {search.space}", "cma_es, nsga2, random", hint)
-    for name in search.ranges:
+    for name, (low, high) in search.ranges.items():
+        if low >= high:
+            yield Rule((*AT, "ranges", name), f"[{low:g}, {high:g}]", "two numbers, the lower one first")
         if known is not None and name not in known and not (name == "scale" and search.space != "ps"):
             hint = did_you_mean(name, known) or ""
             yield Rule((*AT, "ranges", name), "the merge method has no such parameter", ", ".join(sorted(known)), hint)
@@ -85,7 +87,7 @@ def _fitness(fitness: Fitness, by: str, reported: tuple[str, ...]) -> Iterator[R
         if task in reported:
             found, hint = (
                 f"{task}, which score.general.tasks reports",
-                "what was searched on is no measurement any more",
+                "what was searched on measures nothing any more",
             )
             yield Rule((*at, "tasks"), found, "other tasks", hint)
         if common_benchmark(task) and not fitness.benchmarks_known:

@@ -100,9 +100,7 @@ class Layout:
         if not chosen:
             raise NoPath("it goes through no layer")
         if len(chosen) > self.most_layers:
-            raise NoPath(
-                f"it goes through {len(chosen)} layers, more than merge.search.most_layers, {self.most_layers}"
-            )
+            raise NoPath(f"it goes through {len(chosen)} layers; merge.search.most_layers is {self.most_layers}")
         low, high = map(math.log, self.scales)
         steps, product = [], 0.0
         for place, at in enumerate(chosen):

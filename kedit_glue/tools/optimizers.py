@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 Vector = list[float]
@@ -44,7 +45,10 @@ def optimizer(by: str, begin: Vector, sigma: float, size: int, evaluations: int,
 
 
 class CmaEs:
-    """Hansen's own implementation; the first candidate of all is the beginning itself."""
+    """Hansen's own implementation; the first candidate of all is the beginning itself.
+
+    It draws from NumPy's global generator, which mergekit seeds anew for each merge: it gets a state of its own.
+    """
 
     def __init__(self, begin: Vector, sigma: float, size: int, seed: int):
         import cma
@@ -52,19 +56,36 @@ class CmaEs:
         options: dict[str, Any] = {"bounds": [0, 1], "seed": seed % 2**31 + 1, "popsize": size, "verbose": -9}
         if len(begin) > DIAGONAL:
             options["CMA_diagonal"] = True
-        self.strategy = cma.CMAEvolutionStrategy(begin, sigma, options)
+        self.drawn: Any = None
+        with self._own_numbers():
+            self.strategy = cma.CMAEvolutionStrategy(begin, sigma, options)
         self.strategy.inject([begin], force=True)
         self.asked: list[Any] = []
 
+    @contextmanager
+    def _own_numbers(self) -> Iterator[None]:
+        import numpy
+
+        others = numpy.random.get_state()
+        if self.drawn is not None:
+            numpy.random.set_state(self.drawn)
+        try:
+            yield
+        finally:
+            self.drawn = numpy.random.get_state()
+            numpy.random.set_state(others)
+
     def ask(self, count: int) -> list[Vector]:
-        self.asked = self.strategy.ask()
+        with self._own_numbers():
+            self.asked = self.strategy.ask()
         return [[float(share) for share in vector] for vector in self.asked[:count]]
 
     def tell(self, values: Sequence[tuple[float, ...] | None]) -> None:
         if len(values) < len(self.asked):
             return  # the budget's last generation is not whole
         worst = min((value[0] for value in values if value), default=0.0)
-        self.strategy.tell(self.asked, [-(value[0] if value else worst - 1.0) for value in values])
+        with self._own_numbers():
+            self.strategy.tell(self.asked, [-(value[0] if value else worst - 1.0) for value in values])
 
 
 class Nsga2:

@@ -169,10 +169,8 @@ def written(
     """Write the best candidate's YAML; what is recorded of the search."""
     sound = [at for at, entry in enumerate(entries) if "fitness" in entry]
     if not sound:
-        causes = dict.fromkeys(entry["cause"] for entry in entries)
-        raise SearchFailed(
-            f"none of {len(entries)} candidates could be judged; {next(iter(causes), 'none was chosen')}"
-        )
+        cause = entries[0]["cause"]
+        raise SearchFailed(f"none of {len(entries)} candidates could be judged; the first one: {cause}")
     points = [[entries[at]["parts"][part] for part in weights] for at in sound]
     front = [sound[at] for at in fitness.front(points)]
     if job["search"]["by"] == "nsga2":

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kedit_glue import run, strict_yaml
+from kedit_glue import metrics, run, strict_yaml
 from kedit_glue.search import trace
 
 pytestmark = pytest.mark.integration
@@ -25,14 +25,16 @@ Bits = Callable[[Path], dict[str, bytes]]
 def go(tmp_path: Path, recipe_text: str, stages_here: list[str]) -> Go:
     """``go("name", "merge.search.space=ps")``: the run's folder; one batch of five facts, two to search on."""
 
-    def make(name: str, *values: str, code: int = 0, words: tuple[str, ...] = ()) -> Path:
+    def make(name: str, *values: str, merge: str = "{method: task_arithmetic, parameters: {weight: 0.9}}") -> Path:
         recipe = tmp_path / "recipe.yaml"
-        recipe.write_text(recipe_text, encoding="utf-8")
-        sets = [f"name={name}", f"output={tmp_path}", "edits.batch_size=5", "train.epochs=20", "merge.onto=base"]
+        own = "merge: {method: task_arithmetic, onto: previous, parameters: {weight: 0.9}}"
+        assert own in recipe_text
+        recipe.write_text(recipe_text.replace(own, "merge: " + merge), encoding="utf-8")
+        sets = [f"name={name}", f"output={tmp_path}", "edits.batch_size=5", "train.epochs=20"]
         sets += ["score.edits.protocols=[teacher_forced]", "merge.search.evaluations=6", "merge.search.population=3"]
         sets += ["merge.search.fitness.texts=2", "merge.search.fitness.tokens=16", *values]
         stages_here.clear()
-        assert run.main([str(recipe), *(w for s in sets for w in ("--set", s)), *words]) == code
+        assert run.main([str(recipe), *(w for s in sets for w in ("--set", s))]) == 0
         return tmp_path / name
 
     return make
@@ -202,7 +204,10 @@ def test_several_tuned_models(go: Go) -> None:
     config = yaml.safe_load((run / "batch_002" / "merge.yaml").read_text(encoding="utf-8"))
     sources = config["slices"][0]["sources"]
     assert [Path(source["model"]).parent.name for source in sources[1:]] == ["batch_001", "batch_002"]
-    assert sources[1]["parameters"] != sources[2]["parameters"]
+    entries = trace.read(run / "batch_002" / "merge.trace.jsonl")[1]
+    best = max(entries, key=lambda c: (c["fitness"], -c["number"]))["values"]
+    weights = [source["parameters"]["weight"] for s in config["slices"] for source in s["sources"][1:]]
+    assert weights == best and len(best) == 4
 
 
 def test_each_batch_is_searched(go: Go) -> None:
@@ -210,7 +215,7 @@ def test_each_batch_is_searched(go: Go) -> None:
     document = json.loads((run / "scores.json").read_text(encoding="utf-8"))
     first, second = document["search"]["merges"]
     assert (first["batch"], second["batch"]) == (1, 2) and set(first["facts"]) < set(second["facts"])
-    reported = document["after"]["edits"]["edit_success.teacher_forced.accuracy"]["facts"]
+    reported = document["after"]["edits"][metrics.SUCCESS]["facts"]
     assert reported + len(document["search"]["facts"]) == 5
 
 
@@ -232,7 +237,7 @@ def test_a_hand_edit_is_merged_and_the_search_stands(go: Go, stages_here: list[s
 def test_what_was_found_is_a_merge_file_of_other_recipes(go: Go, bits: Bits) -> None:
     one = go("one", "merge.search.space=ps", "merge.search.layer_granularity=1")
     found = one / "batch_001" / "merge_file.yaml"
-    two = go("two", f"merge.file={found}", "score.edits.when=end")
+    two = go("two", merge=f"{{file: {found}}}")
     assert bits(one / "model") == bits(two / "model")
 
 
