@@ -299,3 +299,24 @@ def test_nothing_could_be_judged(go: Go, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(merge_memory, "merged_in_memory", broken)
     with pytest.raises(SearchFailed, match="none of 6 candidates could be judged; the first one: RuntimeError: no ke"):
         go("r", "merge.search.space=ps")
+
+
+def test_a_killed_worker_costs_one_candidate(go: Go) -> None:
+    import psutil
+
+    from kedit_glue.tools.search_workers import LOST, Merge, workers
+
+    run = go("r", "merge.search.space=ps")
+    job = json.loads((run / "batch_001" / "search.job.json").read_text(encoding="utf-8"))["arguments"]
+    merge = Merge(yaml.safe_load((run / "batch_001" / "merge.yaml").read_text(encoding="utf-8")), ())
+    best = max(candidates(run), key=lambda c: (c["fitness"], -c["number"]))
+    with workers({**job, "search": {**job["search"], "workers": 2}}) as judge:
+        assert [found["parts"] for found in judge([merge, merge, merge])] == [best["parts"]] * 3
+        own = [p for p in psutil.Process().children(recursive=True) if "ray::Worker" in " ".join(p.cmdline())]
+        assert len(own) == 2
+        own[0].kill()
+        own[0].wait()
+        found = judge([merge, merge])
+        assert sorted(one.get("cause", "") for one in found) == ["", LOST]
+        again = judge([merge] * 4)
+        assert sum("parts" in one for one in again) >= 3, "the worker comes back, or the other one does its share"
