@@ -10,14 +10,15 @@ All three judge the same merges on the same facts and texts of that run, one aft
 
 - memory   what merge.search does, the loading of the models apart
 - disk     ``mergekit-yaml``, then a process that loads the result and asks the same questions: what a loop by hand does
-- evolve   ``mergekit-evolve`` itself (needs ``mergekit[evolve]``), one local task of the same paraphrases, its default
-           way on disk; of its output the seconds between evaluations are taken
+- evolve   ``mergekit-evolve`` itself (needs ray, cma and wandb), its default way, which merges to the disk, on a local
+           task of the same paraphrases and locality probes (not the texts), each read as one text
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,31 @@ answers = probes.ask(asker, lambda group: None)
 print(sum(a.accuracy for a in answers[: len(probes.paraphrases)]) / max(len(probes.paraphrases), 1))
 """
 
+GENERATION = 4
+# What is bent of mergekit-evolve (mergekit 0.1.5): evo/actors.py:137 looks for lm_eval.models.vllm_causallms, which
+# lm-eval 0.4.13 imports on demand only, and only beside vllm; its actors ask Ray for a GPU even where nothing uses one
+# (actors.py:78).
+STUB = """
+import importlib.abc, importlib.util, sys
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        if name == "lm_eval.models.vllm_causallms":
+            return importlib.util.spec_from_loader(name, self)
+        if name == "mergekit.evo.actors":
+            import lm_eval.models.huggingface, lm_eval.models.vllm_causallms
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        module.VLLM = type("VLLM", (), {})
+sys.meta_path.insert(0, Finder())
+"""
+START = """
+import ray
+ray.init(num_cpus=2, num_gpus=1)
+from mergekit.scripts.evolve import main
+main()
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -55,7 +81,7 @@ def main() -> None:
     configs = merges(job, asked.candidates)
     found = {"memory": in_memory(job, configs), "disk": on_disk(job, job_file, configs[:3])}
     if asked.evolve:
-        found["evolve"] = evolved(job, asked.candidates)
+        found["evolve"] = evolved(job)
     for name, seconds in found.items():
         ratio = seconds / found["memory"]
         print(f"{name:8} {seconds:8.2f} s a candidate  {60 / seconds:7.1f} a minute  {ratio:6.1f} x memory's time")
@@ -102,34 +128,58 @@ def on_disk(job: dict[str, Any], job_file: Path, configs: list[dict[str, Any]]) 
     return seconds / len(configs)
 
 
-def evolved(job: dict[str, Any], count: int) -> float:
-    """mergekit-evolve on the same models, judged by lm-eval on the paraphrases and the texts as one task each."""
+def evolved(job: dict[str, Any]) -> float:
+    """mergekit-evolve on the same models; lm-eval reads each of the run's paraphrases and locality probes as a text."""
     facts = [f for f in json.loads(Path(job["facts"]).read_text(encoding="utf-8")) if f["id"] in set(job["ids"])]
-    rows = [{"text": f"{p} {f['target_new']}"} for f in facts for p in (f["rephrase_prompts"] or [f["prompt"]])]
-    rows += [{"text": f"{probe['prompt']} {probe['answers'][0]}"} for f in facts for kind in f["locality"].values() for probe in kind]
+    rows = [f"{prompt} {f['target_new']}" for f in facts for prompt in (f["rephrase_prompts"] or [f["prompt"]])]
+    probes = [probe for f in facts for kind in f["locality"].values() for probe in kind]
+    rows += [f"{probe['prompt']} {probe['answers'][0]}" for probe in probes]
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        data = Path(folder, "rows.jsonl")
+        data.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
         task = {
-            "task": "kedit_rows", "dataset_path": "json", "output_type": "loglikelihood_rolling", "test_split": "train",
-            "dataset_kwargs": {"data_files": str(Path(folder, "rows.jsonl"))}, "doc_to_text": "", "doc_to_target": "{{text}}",
+            "task": "rows",
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": str(data)},
+            "test_split": "train",
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": "",
+            "doc_to_target": "{{text}}",
             "metric_list": [{"metric": "bits_per_byte"}],
-        }  # fmt: skip
-        Path(folder, "kedit_rows.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+        }
+        Path(folder, "rows.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
         said = yaml.safe_load(Path(job["evolve"]).read_text(encoding="utf-8"))
-        said["tasks"] = [{"name": "kedit_rows", "weight": -1.0, "metric": "bits_per_byte,none"}]
-        said["limit"] = None
-        said["apply_chat_template"] = False
+        said["tasks"] = [{"name": "rows", "weight": -1.0, "metric": "bits_per_byte,none"}]
+        said |= {"limit": None, "apply_chat_template": False, "fewshot_as_multiturn": False}
         Path(folder, "evolve.yaml").write_text(yaml.safe_dump(said), encoding="utf-8")
+        Path(folder, "vllm_stub.py").write_text(STUB, encoding="utf-8")
+        Path(folder, "sitecustomize.py").write_text("import vllm_stub\n", encoding="utf-8")
         command = [
-            BIN / "mergekit-evolve", Path(folder, "evolve.yaml"), "--storage-path", Path(folder, "store"),
-            "--task-search-path", folder, "--max-fevals", str(count), "--no-vllm", "--no-merge-cuda",
-            "--strategy", "serial", "--batch-size", "8", "--num-gpus", "1",
-        ]  # fmt: skip
-        started = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        seconds = time.monotonic() - started
-        print(done.stdout[-1500:], done.stderr[-3000:], f"evolve: exit {done.returncode}, {seconds:.0f} s", flush=True)
-    return seconds / count
+            *(
+                sys.executable,
+                "-c",
+                START,
+                str(Path(folder, "evolve.yaml")),
+                "--storage-path",
+                str(Path(folder, "store")),
+            ),
+            *("--task-search-path", folder, "--max-fevals", str(3 * GENERATION), "--no-merge-cuda", "--no-reshard"),
+            *("--force-population-size", str(GENERATION), "--batch-size", "8", "--num-gpus", "1"),
+        ]
+        surroundings = {**os.environ, "PYTHONPATH": folder, "PYTHONUNBUFFERED": "1", "WANDB_MODE": "disabled"}
+        begun, said_last = [], []
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=surroundings
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said_last = [*said_last[-40:], line]
+                if line.startswith(("Received", "!!! OPTIMIZATION COMPLETE")):
+                    begun.append(time.monotonic())
+        if process.returncode or len(begun) < 4:
+            sys.exit(f"mergekit-evolve ended with {process.returncode}:\n{''.join(said_last)}")
+    print(f"evolve: {3 * GENERATION} merges, the first {GENERATION} of them with imports: left out", flush=True)
+    return (begun[-1] - begun[1]) / (GENERATION * (len(begun) - 2))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 from kedit_glue.search import fitness
 from kedit_glue.search.paths import Step
 from kedit_glue.tools import lm_eval, probes
+from kedit_glue.tools.sort_once import Orders, sorted_once
 from kedit_glue.tools.twin import clones, touched, twin
 from kedit_glue.weights import Weights
 
@@ -49,6 +50,7 @@ class Candidates:
         self.stack = Stack(self.model, self.touched)
         self.lower = Remembered(self.stack.own[self.stack.first - 1]) if self.stack.first else None
         self.twins: dict[str, Any] = {}
+        self.orders = Orders()
         if self.lower:
             self.stack.lay([*self.stack.own[: self.stack.first - 1], self.lower, *self.stack.own[self.stack.first :]])
         self.before = self.probes.ask(self.asker, self._next_group)
@@ -83,7 +85,8 @@ class Candidates:
         """The model's own layers, with the merged tensors in them."""
         from kedit_glue.tools.merge_memory import merged_in_memory
 
-        tensors = merged_in_memory(config, self.job)
+        with sorted_once(self.orders):
+            tensors = merged_in_memory(config, self.job)
         for name, parameter in self.model.named_parameters():
             if name in self.touched:
                 parameter.data.copy_(tensors[name])

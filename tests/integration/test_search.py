@@ -102,6 +102,32 @@ def test_candidates_have_the_bits_that_stock_mergekit_writes(
     assert ours != bits(Path(judge.job["before"])), "something was merged"
 
 
+@pytest.mark.parametrize("how", ["magnitude", "della_magprune"])
+def test_a_task_vector_is_sorted_once(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    import torch
+    from mergekit.sparsify import SparsificationMethod, sparsify
+
+    from kedit_glue.tools.sort_once import Orders, sorted_once
+
+    tensor, method = torch.randn(40, 30).round(decimals=1), SparsificationMethod(how)
+    more = {"epsilon": 0.1} if how == "della_magprune" else {}
+
+    def merged(density: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        return sparsify(tensor, density, method, **more)
+
+    own = [merged(density) for density in (0.3, 0.6)]
+    sorts = []
+    honest = torch.argsort
+    monkeypatch.setattr(torch, "argsort", lambda *args, **more: sorts.append(1) or honest(*args, **more))
+    with sorted_once(Orders()):
+        ours = [merged(density) for density in (0.3, 0.6)]
+    assert len(sorts) == 1
+    assert all(torch.equal(a, b) for a, b in zip(own, ours, strict=True))
+    merged(0.3)
+    assert len(sorts) == 2, "elsewhere mergekit sorts as it does"
+
+
 def test_a_search_that_was_cut_off_goes_on_to_the_same_result(go: Go, stages_here: list[str]) -> None:
     whole = go("whole", "merge.search.space=ps", "merge.search.layer_granularity=1")
     folder = whole / "batch_001"
@@ -185,6 +211,26 @@ def test_a_scaled_input_is_a_scale_of_what_layers_add(tmp_path: Path, tiny_model
         assert torch.allclose(merged(inputs).logits, model(inputs).logits, atol=1e-3)
         layer._forward_pre_hooks.clear()
         assert not torch.allclose(merged(inputs).logits, model(inputs).logits, atol=1e-1)
+
+
+def test_what_lower_layers_give_is_computed_once(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kedit_glue.tools import asking
+    from kedit_glue.tools.asking import Asker, load
+    from kedit_glue.tools.probes import Probes
+
+    monkeypatch.setitem(asking.TOKENS_AT_ONCE, "cpu", 40)
+    run = go("r", "merge.search.space=ps", "train.layers=[1]")
+    config = yaml.safe_load((run / "batch_001" / "merge.yaml").read_text(encoding="utf-8"))
+    judge, first = judged_again(run, config)
+    assert judge.lower is not None and len(judge.lower.given) == len(judge.probes.groups) > 1
+    calls: list[int] = []
+    judge.stack.own[0].register_forward_hook(lambda *given: calls.append(given[1][0].shape[0]))
+    again = judge.judge(config)
+    assert again["parts"] == first["parts"]
+    assert calls and set(calls) == {1}, "only to see that the candidate can speak, one prompt"
+    asker = Asker(*load(str(run / "model"), "cpu", False), print)
+    answers = Probes(judge.facts, asker, judge.fitness).ask(asker, lambda group: None)
+    assert judge.probes.parts(judge.before, answers) == pytest.approx(first["parts"], abs=1e-6)
 
 
 def test_numbers_first_then_layers(go: Go, stages_here: list[str]) -> None:
