@@ -47,7 +47,8 @@ print(sum(a.accuracy for a in answers[: len(probes.paraphrases)]) / max(len(prob
 GENERATION = 4
 # What is bent of mergekit-evolve (mergekit 0.1.5): evo/actors.py:137 looks for lm_eval.models.vllm_causallms, which
 # lm-eval 0.4.13 imports on demand only, and only beside vllm; its actors ask Ray for a GPU even where nothing uses one
-# (actors.py:78).
+# (actors.py:78), and call torch.cpu.empty_cache, which torch has not (actors.py:97); lm-eval takes
+# a device of cuda for granted that nobody named (evo/helpers.py:35).
 STUB = """
 import importlib.abc, importlib.util, sys
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -55,7 +56,9 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if name == "lm_eval.models.vllm_causallms":
             return importlib.util.spec_from_loader(name, self)
         if name == "mergekit.evo.actors":
-            import lm_eval.models.huggingface, lm_eval.models.vllm_causallms
+            import functools, lm_eval.models.huggingface, lm_eval.models.vllm_causallms, torch.cpu
+            torch.cpu.empty_cache = lambda: None
+            lm_eval.simple_evaluate = functools.partial(lm_eval.simple_evaluate, device="cpu")
     def create_module(self, spec):
         return None
     def exec_module(self, module):
