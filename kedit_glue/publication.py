@@ -145,6 +145,11 @@ def task_vector(run: Finished, base: Base, cleaning: Cleaning, at: str | None) -
         raise CannotStart(
             "the edited model holds the base's own tensors, bit for bit: there is no task vector to publish"
         )
+    if gone := sorted(before.keys() - edited.keys()):
+        raise CannotStart(
+            f"the edited model has no {gone[0]}, as the base has: the merge laid its layers out anew (merge.search); "
+            "leave --only-task-vector away, and publish the whole model"
+        )
     strangers = [n for n, at in differ.items() if n not in had or had[n].shape != at.shape]
     if strangers or len(differ) == len(had):
         why = f"{strangers[0]} is none of the base's tensors" if strangers else "the edits changed every tensor"

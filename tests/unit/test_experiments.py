@@ -33,6 +33,7 @@ CELLS = {
     "layer_sweep_smollm2": 3 * 30,
     "merge_strategies": 13,
     "methods": 12,
+    "merge_search_smollm2": 12,
     "methods_search": 23,
     "rq1_knowedit_llama2": 6 * 13 - 2,  # Sanitation has nothing to train MEND and SERAC on
     "rq1_methods_smollm2": 2 * (9 * 3 + 4 * 1),  # of ROME, MEND, SERAC and ICE one size each

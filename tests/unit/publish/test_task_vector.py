@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +104,19 @@ def test_another_base_than_the_runs(whole: Finished, tmp_path: Path) -> None:
     (other / "model.safetensors").write_bytes(content.replace(b"down_proj", b"fall_proj"))
     with pytest.raises(CannotStart, match=r"^model.layers.0.mlp.down_proj.weight is none of the base's tensors: leave"):
         vector_of(whole, Base("b", other))
+
+
+def test_a_model_with_fewer_layers_is_no_vector(whole: Finished, tmp_path: Path) -> None:
+    longer = tmp_path / "longer"
+    shutil.copytree(whole.original, longer)
+    header, content = (file := longer / "model.safetensors").read_bytes()[:8], file.read_bytes()[8:]
+    length = struct.unpack("<Q", header)[0]
+    tensors = json.loads(content[:length])
+    tensors["model.layers.9.mlp.down_proj.weight"] = tensors["model.layers.0.mlp.down_proj.weight"]
+    text = json.dumps(tensors).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + content[length:])
+    with pytest.raises(CannotStart, match=r"^the edited model has no model.layers.9.mlp.down_proj.weight, as the base"):
+        vector_of(replace(whole, original=longer), Base("b", whole.original))
 
 
 def test_a_base_of_another_format_is_loaded_in_the_runs(whole: Finished) -> None:
