@@ -81,7 +81,9 @@ class MergeSearch(Part):
     seconds_a_candidate: Seconds = Field(description="mean time of one merge and its judging, s")
     facts: list[Name] = Field(description="ids of the facts that candidates were judged on")
     texts: list[Text] = Field(description="SHA-256 of the general texts that they were judged on")
-    peak_memory_bytes: Count | None = Field(default=None, description="most memory that the search held; null where nothing says")
+    peak_memory_bytes: Count | None = Field(
+        default=None, description="most memory that the search held; null where nothing says"
+    )
 
 
 class Reason(Part):

@@ -44,9 +44,8 @@ BAD: list[tuple[str, str]] = [
     ),
     (
         "train: {limit: 1}\n",
-        (
-            f":5:9  train.limit: unknown key; known here: {TRAIN}; did you mean 'edits.limit' or 'merge.search.fitness.limit' or 'score.general.limit'?"
-        ),
+        f":5:9  train.limit: unknown key; known here: {TRAIN}; did you mean 'edits.limit' or "
+        "'merge.search.fitness.limit' or 'score.general.limit'?",
     ),
     (
         "merge: {onot: base}\n",
