@@ -9,13 +9,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from kedit_glue import metrics
+from kedit_glue import metrics, report_search
 from kedit_glue import verdict as verdicts
 from kedit_glue.metrics import METRICS, Metric
 from kedit_glue.problems import listed
 from kedit_glue.progress import duration
 from kedit_glue.report_notes import mode_note, notes
-from kedit_glue.tables import markdown_table, table
+from kedit_glue.tables import markdown_table, percent, table
 
 PROTOCOLS = {
     "teacher_forced": "teacher-forced",
@@ -24,10 +24,6 @@ PROTOCOLS = {
     "sampled": "sampled",
 }
 """Protocols as a person reads them, in the order of tables."""
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def counted(count: int, one: str, many: str) -> str:
@@ -285,6 +281,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     lines += retention_lines(document.get("retention"))
     if rows := merge_rows(document):
         lines += ["## What each merge did", "", *markdown_table(MERGE_HEAD, rows), "", f"{MERGE_NOTE}.", ""]
+    lines += report_search.lines(document)
     if document["answers"]:
         lines += ["## What the model really says", "", "Greedy generation, at most 24 tokens.", ""]
         lines += markdown_table(

@@ -11,6 +11,11 @@ from rich.text import Text
 SHORT = 9  # columns of such cells stay on one line on a narrow terminal
 
 
+def percent(value: float | None) -> str:
+    """A share as a cell."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(head):

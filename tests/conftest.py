@@ -22,6 +22,7 @@ from kedit_glue import metrics, scores
 from kedit_glue.merging import MergeMethod
 from kedit_glue.metrics import GENERALIZATION, LOCALITY, SUCCESS
 from kedit_glue.progress import Display
+from kedit_glue.search import fitness
 
 # before any torch: waiting threads of one worker's processes must not take the other worker's core
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -281,3 +282,43 @@ def _scored(
 def scored() -> Callable[..., dict[str, Any]]:
     """``scored(name, success, loss)``: a run's document."""
     return _scored
+
+
+def _merge_search(judged: Sequence[Mapping[str, float] | str], best: int | None = None, **more: Any) -> dict[str, Any]:
+    """A made-up entry of ``search.merges``; ``judged``: each candidate's parts, or why it has none; ``best``: its
+    number, else the fittest."""
+    candidates: list[dict[str, Any]] = [
+        {"cause": one}
+        if isinstance(one, str)
+        else {"fitness": fitness.fitness(one, dict.fromkeys(one, 1)), "parts": one}
+        for one in judged
+    ]
+    known = [{"number": n, "parts": None, "fitness": None, **one} for n, one in enumerate(candidates, 1)]
+    chosen = [{key: one[key] for key in ("number", "fitness", "parts")} for one in known]
+    sound = [one for one in chosen if one["parts"]]
+    top = chosen[best - 1] if best else max(sound, key=lambda one: (one["fitness"], -one["number"]))
+    front = [sound[at] for at in fitness.front([list(one["parts"].values()) for one in sound])]
+    return {
+        "batch": 1, "space": "ps", "by": "cma_es", "numbers": 2, "evaluations": len(judged),
+        "failed": len(judged) - len(sound), "best": top, "first": chosen[0],
+        "front": front if len(sound[0]["parts"]) > 1 else [], "candidates": candidates, "seconds_a_candidate": 1.234,
+        "facts": ["f1", "f3"], "texts": [], **more,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def searched() -> Callable[..., dict[str, Any]]:
+    """``searched([{"judged": […], "by": "nsga2"}], success=[…])``: ``scored`` where facts f1 and f3 chose the merges;
+    each mapping is ``_merge_search``'s arguments."""
+
+    def make(merges: Sequence[Mapping[str, Any]], success: Sequence[float] = (1.0, 0.5, 1.0, 1.0)) -> dict[str, Any]:
+        document = _scored(success=success)
+        seen = [fact for fact in document["facts"] if fact["id"] in ("f1", "f3")]
+        others = [fact for fact in document["facts"] if fact not in seen]
+        document["search"] = {"merges": [_merge_search(**one) for one in merges], "facts": ["f1", "f3"]}
+        for when in ("before", "after"):
+            document["search"][when] = scores.summary([fact[when] for fact in seen])
+            document[when]["edits"] = scores.summary([fact[when] for fact in others])
+        return document
+
+    return make

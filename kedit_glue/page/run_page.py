@@ -13,6 +13,7 @@ from kedit_glue.page import facts, of_run
 from kedit_glue.page.content import Page, Section, Table, banner
 from kedit_glue.page.figure import short
 from kedit_glue.page.values import FORCED, KEPT, kept
+from kedit_glue.tables import percent
 
 MOST_BATCHES = 100
 """Rows of a table of batches, about; of a longer run they are taken evenly."""
@@ -80,10 +81,10 @@ def tiles(document: Mapping[str, Any]) -> list[dict[str, str]]:
         was = (
             "stays the original's"
             if metric == metrics.LOCALITY
-            else f"before {report.percent(before.get(metric, {}).get('mean'))}"
+            else f"before {percent(before.get(metric, {}).get('mean'))}"
         )
         found.append(
-            {"title": METRICS[metric].title, "after": report.percent(entry["mean"]), "before": " · ".join([*sure, was])}
+            {"title": METRICS[metric].title, "after": percent(entry["mean"]), "before": " · ".join([*sure, was])}
         )
     if ability := kept(document["after"]["general_change"]):
         tasks = report.counted(len(document["after"]["general_change"]), "task", "tasks")
@@ -141,7 +142,7 @@ def facts_intro(document: Mapping[str, Any]) -> str:
 def tables(document: Mapping[str, Any]) -> list[Table]:
     note = ". ".join(n for n in (report_notes.method_note(document), report_notes.protocol_note(document)) if n)
     kinds = [
-        [METRICS[metric].title, kind, report.percent(value)]
+        [METRICS[metric].title, kind, percent(value)]
         for metric in (metrics.PORTABILITY, metrics.LOCALITY)
         for kind, value in (document["after"]["edits"].get(metric, {}).get("by_kind") or {}).items()
     ]

@@ -20,6 +20,7 @@ from kedit_glue.metrics import (
     SUCCESS,
     described,
 )
+from kedit_glue.tables import percent
 
 EXACT = "edit_success.generated.exact_match"
 OF_TARGET = "edit_success.teacher_forced.perplexity"
@@ -256,7 +257,7 @@ def test_one_line(text: str, most: int, expected: str) -> None:
 
 @pytest.mark.parametrize(("value", "expected"), [(None, "-"), (0.0, "0.0 %"), (1.0, "100.0 %"), (0.1234, "12.3 %")])
 def test_percent(value: float | None, expected: str) -> None:
-    assert report.percent(value) == expected
+    assert percent(value) == expected
 
 
 # -- the terminal -------------------------------------------------------------------------------
