@@ -132,6 +132,7 @@ prefersDark.addEventListener("change", () => { themed(); drawShown(); });
 // -- facts --------------------------------------------------------------------------------------
 
 const STEP = 20;
+const CHOSE = "chose the merge";
 const facts = data.facts;
 let most = STEP;
 
@@ -192,6 +193,7 @@ function rowsOf(fact) {
   name.scope = "row";
   name.append(badge(!fact.failed, data.cells ? "every cell" : "right", data.cells ? `missed ${fact.missed}×` : "failed"));
   name.append(document.createElement("br"), made("span", fact.id, "soft"));
+  if (fact.chose) name.append(document.createElement("br"), made("span", CHOSE, "badge none"));
   row.append(name, cell("prompt", made("span", fact.prompt), "text"), cell("new answer", made("span", fact.wanted)));
   row.append(cell("before", answer(fact.before), "text"));
   if (!data.cells) {
@@ -225,7 +227,7 @@ function textOf(fact) {
   if (!words.has(fact)) {
     const probes = (fact.probes || []).flatMap((probe) => [probe.prompt, probe.wanted, probe.before, probe.after]);
     const others = (fact.answers || []).map(([, text]) => text);
-    words.set(fact, [fact.id, fact.prompt, fact.wanted, fact.before, fact.after, ...probes, ...others].join("\n").toLowerCase());
+    words.set(fact, [fact.id, fact.chose ? CHOSE : "", fact.prompt, fact.wanted, fact.before, fact.after, ...probes, ...others].join("\n").toLowerCase());
   }
   return words.get(fact);
 }

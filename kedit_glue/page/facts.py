@@ -26,13 +26,17 @@ EXACT = "edit_success.generated.exact_match"
 SHOWN = (metrics.SUCCESS, metrics.GENERALIZATION, metrics.PORTABILITY, metrics.LOCALITY)
 Row = dict[str, Any]
 """``id``, ``batch``, ``prompt``, ``wanted``, ``scores`` (in the order of SHOWN, 0 to 1 or None), ``before``, ``after``
-(generated answers or None), ``failed``, ``probes`` ({aspect, prompt, wanted, before, after, right})."""
+(generated answers or None), ``failed``, ``probes`` ({aspect, prompt, wanted, before, after, right}); where a merge was
+searched also ``chose`` (whether candidates were judged on it)."""
 
 
 def rows(document: Mapping[str, Any], probes: Mapping[str, Sequence[Row]] | None = None) -> list[Row]:
     """At most MOST, those that failed first, of these the worst first; ``probes``: by fact, as of ``answered``."""
     told = {answer["id"]: answer for answer in document["answers"]}
     made = [row(fact, told.get(fact["id"]), (probes or {}).get(fact["id"], ())) for fact in document["facts"]]
+    if search := document.get("search"):
+        seen = set(search["facts"])
+        made = [{**one, "chose": one["id"] in seen} for one in made]
     return sorted(made, key=lambda one: (not one["failed"], one["scores"][0] if one["failed"] else 0.0))[:MOST]
 
 

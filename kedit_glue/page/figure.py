@@ -48,6 +48,10 @@ class Series:
     line: bool = True
     """Whether points of ``lines`` and ``points`` are joined."""
     shows_labels: bool = False
+    steps: bool = False
+    """Of ``lines``: a value stays until the next point; joined by steps, without marks."""
+    large: bool = False
+    """Of ``lines`` and ``points``: marks that are seen over others in the same place."""
 
 
 @dataclass(frozen=True)

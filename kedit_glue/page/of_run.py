@@ -12,6 +12,7 @@ from typing import Any
 from kedit_glue import metrics
 from kedit_glue.compare_text import HOW
 from kedit_glue.metrics import METRICS
+from kedit_glue.page import of_search
 from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, front, percent, short
 from kedit_glue.page.values import (
     AGREE_WITH_THEMSELVES,
@@ -46,9 +47,10 @@ def figures(document: Document) -> list[Drawn]:
         batches(document),
         heat_map(document),
         by_age(document),
+        *of_search.figures(document),
         stages(document),
         batch_times(document),
-        *settings_curves(),
+        CURVES,
     ]
 
 
@@ -386,13 +388,10 @@ def batch_times(document: Document) -> Drawn:
 EDITING = {"training": "training", "merge": "merge", "editing": "editing"}
 
 
-def settings_curves() -> list[Drawn]:
-    """What a single run cannot show."""
-    return [
-        Missing(
-            "curves",
-            "Layer and batch-size curves",
-            "A run has one setting. A study over train.layers, methods.<method>.layers or edits.batch_size draws them: "
-            "python -m kedit_glue.study.",
-        )
-    ]
+CURVES = Missing(
+    "curves",
+    "Layer and batch-size curves",
+    "A run has one setting. A study over train.layers, methods.<method>.layers or edits.batch_size draws them: "
+    "python -m kedit_glue.study.",
+)
+"""What a single run cannot show."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kedit_glue import metrics, report, report_notes, verdict
+from kedit_glue import metrics, report, report_notes, report_search, verdict
 from kedit_glue.methods import METHODS
 from kedit_glue.metrics import METRICS
-from kedit_glue.page import facts, of_run
+from kedit_glue.page import facts, of_run, of_search
 from kedit_glue.page.content import Page, Section, Table, banner
 from kedit_glue.page.figure import short
 from kedit_glue.page.values import FORCED, KEPT, kept
@@ -97,7 +97,7 @@ def sections(document: Mapping[str, Any], beside: Beside) -> list[Section]:
     orders += [(head, f"lowest {head} first") for head in facts.heads()]
     heads = ["", "prompt", "new answer", "before", "after", *facts.heads()]
     return [
-        Section("overview", "Overview", places=("radar", "edits")),
+        Section("overview", "Overview", overview_intro(document), places=("radar", "edits")),
         Section(
             "trade-offs", "What it cost elsewhere", places=("success_locality", "success_general", "general", "curves")
         ),
@@ -120,11 +120,34 @@ def sections(document: Mapping[str, Any], beside: Beside) -> list[Section]:
                 ),
             ],
         ),
+        *search_section(document),
         Section("facts", "Facts", facts_intro(document), facts={"heads": heads, "orders": orders}),
         Section("cost", "Cost", places=("stages", "batch_times")),
         Section("numbers", "All numbers", tables=tables(document)),
         reproduce(document, beside),
         Section("meaning", "What the numbers mean", lists=[("Metrics", meanings(document))]),
+    ]
+
+
+def overview_intro(document: Mapping[str, Any]) -> str:
+    note = report_notes.search_note(document)
+    return sentence(note) if note else ""
+
+
+def search_section(document: Mapping[str, Any]) -> list[Section]:
+    """Nothing where no merge was searched."""
+    if not (rows := report_search.rows(document)):
+        return []
+    told = report_search.held_out(document)
+    note = f"{report_search.note(document)}."
+    return [
+        Section(
+            "merge-search",
+            "Merge search",
+            sentence(told) if told else "",
+            of_search.PLACES,
+            [Table("Searches", report_search.head(document), report.thinned(rows, MOST_BATCHES), note)],
+        )
     ]
 
 
@@ -134,13 +157,16 @@ def facts_intro(document: Mapping[str, Any]) -> str:
         "Before and after are the models' own words, where they were asked for; scores are of the edited model, "
         "teacher-forced."
     )
+    if document.get("search"):
+        intro += " Those marked 'chose the merge' are in no score above: merge.search was judged on them."
     if len(document["facts"]) > facts.MOST:
         intro += f" The first {facts.MOST} of {len(document['facts'])} facts are here, failures before others."
     return intro
 
 
 def tables(document: Mapping[str, Any]) -> list[Table]:
-    note = ". ".join(n for n in (report_notes.method_note(document), report_notes.protocol_note(document)) if n)
+    said = (report_notes.method_note, report_notes.search_note, report_notes.protocol_note)
+    note = ". ".join(found for of in said if (found := of(document)))
     kinds = [
         [METRICS[metric].title, kind, percent(value)]
         for metric in (metrics.PORTABILITY, metrics.LOCALITY)
