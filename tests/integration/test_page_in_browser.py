@@ -110,6 +110,18 @@ def grid(tmp_path_factory: pytest.TempPathFactory, scored: Scored) -> Path:
     return folder / "report.html"
 
 
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory, searched: Scored) -> Path:
+    """The report of a run whose merge was searched twice."""
+    folder = tmp_path_factory.mktemp("search")
+    judged = [{"paraphrases": 0.5, "locality": 0.5}, "it says nothing", *(
+        {"paraphrases": 0.4 + at / 20, "locality": 0.9 - at / 20} for at in range(6)
+    )]  # fmt: skip
+    document = searched([{"judged": judged}, {"judged": judged, "space": "dfs"}])
+    (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
+    return page.write_run(folder)
+
+
 def test_every_chart_that_is_shown_is_drawn(opened: Callable[..., Opened], run: Path, grid: Path) -> None:
     for file in (run / "report.html", grid):
         tab = opened(file).tab
@@ -149,6 +161,26 @@ def test_failures_come_first_and_search_finds(opened: Callable[..., Opened], run
     assert one.ids()[:3] == ["f0", "f1", "f2"]
     tab.get_by_label("Order").select_option("lowest generalization first")
     assert one.ids()[:2] == ["f31", "f30"]
+
+
+@pytest.mark.parametrize("how", [{"color_scheme": "dark"}, {"viewport": {"width": 360, "height": 740}}])
+def test_a_search_of_a_merge_is_shown(opened: Callable[..., Opened], search: Path, how: dict[str, Any]) -> None:
+    one = opened(search, **how)
+    tab = one.tab
+    for name in ("fitness", "front"):
+        group = tab.locator(f"[data-group=search_{name}]")
+        assert group.locator("figure:visible").get_attribute("data-figure") == f"search_{name}_1"
+        group.get_by_role("combobox", name="search", exact=True).select_option("batch 1, layers")
+        assert group.locator("figure:visible").get_attribute("data-figure") == f"search_{name}_2"
+        assert group.locator("figure:visible path.point").count() > 4
+    traces = tab.evaluate("document.getElementById('plot-search_fitness_1').data.map((t) => [t.name, t.line.shape])")
+    assert [name for name, shape in traces if shape == "hv"] == ["best so far", "first candidate's level"]
+    marked = tab.locator("#fact-table tbody tr", has_text="chose the merge").locator("th .soft")
+    assert marked.all_inner_texts() == ["f1", "f3"]
+    tab.get_by_label("Search", exact=True).fill("chose the merge")
+    assert one.ids() == ["f1", "f3"]
+    assert tab.evaluate(FLAWS) == [] and tab.evaluate(CONTRAST) == []
+    assert tab.evaluate("document.documentElement.scrollWidth === innerWidth")
 
 
 def test_a_long_answer_opens_by_keyboard(opened: Callable[..., Opened], run: Path) -> None:
