@@ -27,13 +27,13 @@ class Entry:
 
     @cached_property
     def items(self) -> tuple[Item, ...]:
-        """The facts in their order."""
-        return tuple((fact.id, fact.prompt, fact.target_new) for fact in self.result.facts)
+        """The facts that scores are of, in their order."""
+        return tuple((fact.id, fact.prompt, fact.target_new) for fact in self.result.reported)
 
     def values(self, metric: str, before: bool = False) -> dict[Item, float]:
         """The metric's value of each fact that has one, of several kinds their mean; ``before``: the original's."""
         if (metric, before) not in self._known:
-            scored = (fact.before if before else fact.after for fact in self.result.facts)
+            scored = (fact.before if before else fact.after for fact in self.result.reported)
             ones = [(item, scores.one_number(of.get(metric))) for item, of in zip(self.items, scored, strict=True)]
             self._known[metric, before] = {item: value for item, value in ones if value is not None}
         return self._known[metric, before]

@@ -364,6 +364,12 @@ class Result(Part):
     seconds: dict[Text, Seconds] = Field(description="wall seconds by kind of stage, all: their sum")
     made: Made | None = Field(default=None, description="by what and when; null in files of schema 1, which do not say")
 
+    @property
+    def reported(self) -> list[Fact]:
+        """The facts that scores are of: those that chose no merge (``merge.search``)."""
+        seen = set(self.search.facts) if self.search else set()
+        return [fact for fact in self.facts if fact.id not in seen]
+
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Result:
         named = {*self.before.edits, *self.after.edits}

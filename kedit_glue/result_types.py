@@ -33,7 +33,9 @@ class Part(BaseModel):
 class Cost(Part):
     """What editing took, without scoring."""
 
-    seconds_a_fact: Seconds = Field(description="wall time of the stages that edit, s for each fact")
+    seconds_a_fact: Seconds = Field(
+        description="wall time of the stages that edit, a search of the merge included, s for each fact"
+    )
     peak_memory_bytes: Count | None = Field(description="most memory that one of them held; null where none says")
     bytes_changed: Count | None = Field(
         description="size of the weights that a batch may change; 0 where facts are remembered beside the model, null "
@@ -59,8 +61,8 @@ class Chosen(Part):
     """One of a search's candidates, by its number."""
 
     number: Position = Field(description="its place in candidates, from 1")
-    fitness: Number | None = Field(description="as in candidates")
-    parts: dict[Text, Number] | None = Field(description="as in candidates")
+    fitness: Number | None = Field(description="as in candidates; null where it failed")
+    parts: dict[Text, Number] | None = Field(description="as in candidates; null where it failed")
 
 
 class MergeSearch(Part):
@@ -73,11 +75,14 @@ class MergeSearch(Part):
     evaluations: Count = Field(description="how many candidates were judged")
     failed: Count = Field(description="how many of them could not be")
     best: Chosen = Field(description="the one that was merged, unless a hand changed its YAML")
-    first: Chosen = Field(description="the merge that the recipe's own numbers say")
+    first: Chosen = Field(
+        description="where the search began: the merge of the recipe's own numbers; of dfs the last model as it is"
+    )
     front: list[Chosen] = Field(
         description="candidates that no other beats in one part without losing in another; empty for a single part"
     )
     candidates: list[Candidate] = Field(description="all of them, in order")
+    seconds: Seconds = Field(description="wall time of the search, s")
     seconds_a_candidate: Seconds = Field(description="mean time of one merge and its judging, s")
     facts: list[Name] = Field(description="ids of the facts that candidates were judged on")
     texts: list[Text] = Field(description="SHA-256 of the general texts that they were judged on")

@@ -76,7 +76,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
         ],
         "answers": compared["answers"],
         "metrics": compared["metrics"],
-        "cost": cost(batches, plan.trained.count, NUMBER_BYTES[recipe.train.precision]),
+        "cost": cost(batches, searches, plan.trained.count, NUMBER_BYTES[recipe.train.precision]),
         "seconds": _seconds(plan, ledger),
         "made": made(),
     }
@@ -111,7 +111,8 @@ def _searches(plan: Plan, ledger: Ledger) -> list[dict[str, Any]]:
         if stage.job.function == "search" and (record := ledger.record(stage)) is not None:
             _, candidates = trace.read(next(path for path in stage.beside if path.name.endswith(".trace.jsonl")))
             brief = [{key: one[key] for key in ("fitness", "parts", "cause") if key in one} for one in candidates]
-            found.append({"batch": stage.batch, **record["result"], "candidates": brief})
+            said = {**record["result"], "seconds": record["seconds"]}
+            found.append({"batch": stage.batch, **said, "candidates": brief})
     return found
 
 
@@ -270,9 +271,12 @@ def _batch(
     return entry
 
 
-def cost(batches: Sequence[Mapping[str, Any]], changed: int | None, number_bytes: int) -> dict[str, Any]:
+def cost(
+    batches: Sequence[Mapping[str, Any]], searches: Sequence[Mapping[str, Any]], changed: int | None, number_bytes: int
+) -> dict[str, Any]:
     """What editing took, ``result_fields.Cost``; ``changed``: numbers in the weights that a batch may change."""
     stages = [batch[key] for batch in batches for key in ("training", "merge", "editing") if key in batch]
+    stages += searches
     peaks = [stage["peak_memory_bytes"] for stage in stages if "peak_memory_bytes" in stage]
     facts = sum(batch["facts"] for batch in batches)
     return {

@@ -222,9 +222,15 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def fact_values(document: Mapping[str, Any], metric: str) -> dict[tuple[str, str, str], float]:
-    """Each fact's score of the edited model, its kinds' mean where it has kinds; facts without one are left out."""
+    """Each fact's score of the edited model, its kinds' mean where it has kinds.
+
+    Facts without one are left out, and those that chose the merge (``merge.search``).
+    """
     found = {}
+    seen = set((document.get("search") or {}).get("facts", ()))
     for fact in document["facts"]:
+        if fact["id"] in seen:
+            continue
         value = fact["after"].get(metric)
         if isinstance(value, Mapping):
             kinds = [v for v in value.values() if v is not None]

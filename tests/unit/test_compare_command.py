@@ -132,3 +132,19 @@ def test_help_has_examples_and_exit_codes(capsys: Capture) -> None:
 def test_no_torch_is_needed() -> None:
     code = "import sys, kedit_glue.compare, kedit_glue.result_page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_facts_that_chose_a_merge_are_not_compared(
+    put: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = {"number": 1, "fitness": 0.5, "parts": {"locality": 0.5}}
+    merge = {
+        "batch": 1, "space": "ps", "by": "cma_es", "numbers": 1, "evaluations": 1, "failed": 0, "best": chosen,
+        "first": chosen, "front": [], "candidates": [{"fitness": 0.5, "parts": {"locality": 0.5}}], "seconds": 1.0,
+        "seconds_a_candidate": 1.0, "facts": ["f0"], "texts": [],
+    }  # fmt: skip
+    search = {"merges": [merge], "facts": ["f0"], "before": {}, "after": {}}
+    put(a={**result("a", [1.0, 0.5]), "search": search}, b=result("b", [1.0, 0.5]))
+    assert compare.main(["a", "b", "--anyway", "--format", "csv"]) == 0
+    said = capsys.readouterr().out
+    assert "0.5" in said and "0.75" not in said, "one fact of two is left"

@@ -14,7 +14,7 @@ from kedit_glue.ledger import Ledger
 from kedit_glue.plan import Place, Plan, make_plan
 from kedit_glue.questions import chosen
 from kedit_glue.recipe import Recipe
-from kedit_glue.results import collect, compare, cost, source, weights_hash
+from kedit_glue.results import SearchedOn, collect, compare, cost, reported_texts, source, weights_hash
 
 GENERAL = "score: {examples: 1, general: {tasks: [arc], when: ends}}"
 
@@ -263,11 +263,11 @@ def test_cost_is_of_the_stages_that_edit() -> None:
         {"facts": 2, "training": {"seconds": 3.0, "peak_memory_bytes": 50}, "merge": {"seconds": 2.0}},
     ]
     wanted = {"seconds_a_fact": 2.5, "peak_memory_bytes": 50, "bytes_changed": 400, "bytes_at_inference": 0}
-    assert cost(batches, 100, 4) == wanted
+    assert cost(batches, [], 100, 4) == wanted
     remembered = [{"facts": 1, "editing": {"seconds": 0.5, "memory_bytes": n}} for n in (7, 9)]
     wanted = {"seconds_a_fact": 0.5, "peak_memory_bytes": None, "bytes_changed": 0, "bytes_at_inference": 9}
-    assert cost(remembered, 0, 2) == wanted
-    assert cost(remembered, None, 2)["bytes_changed"] is None
+    assert cost(remembered, [], 0, 2) == wanted
+    assert cost(remembered, [], None, 2)["bytes_changed"] is None
 
 
 def test_the_model_before_its_last_merge(collected: Callable[..., dict[str, Any]]) -> None:
@@ -275,3 +275,31 @@ def test_the_model_before_its_last_merge(collected: Callable[..., dict[str, Any]
     assert document["tuned"]["edits"] == document["after"]["edits"]  # the tool answers as after the merge
     assert document["tuned"]["general_change"]["arc"]["change"] == -1.0
     assert "tuned" not in collected(GENERAL)
+
+
+def test_facts_that_chose_the_merge_are_not_scored(facts_of: Callable[..., Any]) -> None:
+    facts = facts_of(3)
+    job = {"generate": {"ids": []}, "protocols": [], "example_ids": [], "fluency_ids": []}
+    base, after = (answers(name, [f["id"] for f in facts], job) for name in ("base/edits", "edited"))
+    found = compare(facts, base, after, {"f2"})
+    assert mean_and_facts(found["after"]) == (1.0, 2)
+    assert [f["id"] for f in found["facts"]] == ["f0", "f1", "f2"], "each fact has its story"
+
+
+def test_a_search_is_a_part_of_the_cost() -> None:
+    batches: list[dict[str, Any]] = [{"facts": 2, "training": {"seconds": 4.0, "peak_memory_bytes": 30}}]
+    found = cost(batches, [{"seconds": 6.0, "peak_memory_bytes": 40}], 100, 4)
+    assert (found["seconds_a_fact"], found["peak_memory_bytes"]) == (5.0, 40)
+
+
+def test_a_text_that_chose_the_merge_is_no_test() -> None:
+    searches = [{"texts": ["aa", "bb"]}]
+    general = {"texts": {"items": [{"doc_id": 0, "text": "cc"}]}, "choices": {"items": [{"doc_id": 0, "acc": 1.0}]}}
+    reported_texts(searches, [general, None])
+    general["texts"]["items"].append({"doc_id": 1, "text": "bb"})
+    with pytest.raises(SearchedOn) as caught:
+        reported_texts(searches, [None, general])
+    assert str(caught.value) == (
+        "score.general's task texts holds a text that merge.search was judged on: what was searched on measures "
+        "nothing; set merge.search.fitness.corpus to other texts"
+    )

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from kedit_glue.metrics import GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
 from kedit_glue.study_grid import labels, said
-from kedit_glue.study_report import About, Result, draw, rows, table
+from kedit_glue.study_report import About, Result, differences, draw, fact_values, rows, table
 from kedit_glue.study_text import markdown, terminal
 
 ABOUT = About("try", "../recipe.yaml", "a", {"edits.limit": 3}, ["train.epochs"])
@@ -246,3 +246,11 @@ def test_a_score_of_all_facts_together_stands_beside_those_of_each() -> None:
     assert row["metrics"][asked]["seeds_95"] == pytest.approx(12.706 * 0.1, rel=1e-4)
     documents[0]["after"]["edits"][asked]["mean"] = None
     assert asked not in table(about, both[:1])["cells"][0]["metrics"]
+
+
+def test_facts_that_chose_the_merge_are_in_no_table() -> None:
+    searched = {**A, "search": {"facts": ["f2"]}}
+    assert fact_values(A, SUCCESS).keys() - fact_values(searched, SUCCESS).keys() == {("f2", "p2", "t")}
+    assert [
+        entry["facts"] for entry in differences([Result("a", {}, A), Result("b", {}, searched)], "a", [SUCCESS])
+    ] == [2]
