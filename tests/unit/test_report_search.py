@@ -17,7 +17,6 @@ NUMBERS = {
 }
 LAYERS = {
     "judged": ["no path", {"locality": 0.25, "general": 0.5}], "space": "dfs", "by": "nsga2", "batch": 2, "numbers": 42,
-    "seconds": 130.0,
     "seconds_a_candidate": 12.0,
 }  # fmt: skip
 
