@@ -301,7 +301,8 @@ def _merge_search(judged: Sequence[Mapping[str, float] | str], best: int | None 
     return {
         "batch": 1, "space": "ps", "by": "cma_es", "numbers": 2, "evaluations": len(judged),
         "failed": len(judged) - len(sound), "best": top, "first": chosen[0],
-        "front": front if len(sound[0]["parts"]) > 1 else [], "candidates": candidates, "seconds": 12.5, "seconds_a_candidate": 1.234,
+        "front": front if len(sound[0]["parts"]) > 1 else [], "candidates": candidates,
+        "seconds": 12.5, "seconds_a_candidate": 1.234,
         "facts": ["f1", "f3"], "texts": [], **more,
     }  # fmt: skip
 
