@@ -93,7 +93,13 @@ class Ledger:
         return found | self.versions
 
     def _digests(self, stage: Stage) -> dict[str, str]:
-        return {path.name: self._digest(path) if path.exists() else NOT_THERE for path in stage.reads}
+        return {path.name: self._digest_or_none(path) for path in stage.reads}
+
+    def _digest_or_none(self, path: Path) -> str:
+        try:
+            return self._digest(path)
+        except FileNotFoundError:
+            return NOT_THERE
 
     def _digest(self, path: Path) -> str:
         """As ``digest``; of a file in the run's folder, without where that folder lies."""

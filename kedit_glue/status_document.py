@@ -14,7 +14,8 @@
                 than one where each batch is edited alone); learned: null until training is done
                 own: on the disk, files that an earlier row holds as well left out; apparent: the files' lengths
     stages      {stage, kind, state, reason, edited, seconds, finished, log, last_lines} each
-                kind: edit, independent, remember, train, merge, project, moments, editor, protect, score or general
+                kind: edit, independent, remember, train, search, merge, project, moments, editor, protect, score or
+                general
                 state: done; packed (done, only changed tensors kept); not kept (done, output deleted as keep: says);
                 stale (done, and to be done again); failed (begun, and not ended); running; waiting
                 reason: why it is not done, null where it is; edited: its files that were edited by hand

@@ -18,6 +18,7 @@ from kedit_glue.tables import table
 KINDS = {
     "edit": "edit",
     "train": "train",
+    "search": "search",
     "merge": "merge",
     "project": "protect",
     "protect": "protect",

@@ -29,7 +29,7 @@ class Probes:
             )
         self.texts = corpus.read_corpus(fitness["corpus"], fitness["texts"]) if fitness["perplexity"] else []
         asked = [asker.encoded(q.prompt, q.answers[0]) for q in (*self.paraphrases, *self.locality)]
-        read = [asker.tokenizer(text)["input_ids"][: fitness["tokens"]] for text in self.texts]
+        read = [asker.tokenizer(text)["input_ids"][: fitness["text_tokens"]] for text in self.texts]
         self.rows = [*asked, *((ids, 1) for ids in read if len(ids) > 1)]
         self.groups = list(asker.grouped(self.rows))
 

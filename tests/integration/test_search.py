@@ -32,7 +32,7 @@ def go(tmp_path: Path, recipe_text: str, stages_here: list[str]) -> Go:
         recipe.write_text(recipe_text.replace(own, "merge: " + merge), encoding="utf-8")
         sets = [f"name={name}", f"output={tmp_path}", "edits.batch_size=5", "train.epochs=20"]
         sets += ["score.edits.protocols=[teacher_forced]", "merge.search.evaluations=6", "merge.search.population=3"]
-        sets += ["merge.search.fitness.texts=2", "merge.search.fitness.tokens=16", *values]
+        sets += ["merge.search.fitness.texts=2", "merge.search.fitness.text_tokens=16", *values]
         stages_here.clear()
         assert run.main([str(recipe), *(w for s in sets for w in ("--set", s))]) == 0
         return tmp_path / name

@@ -324,7 +324,7 @@ def test_resolved_yaml_leaves_out_what_may_not_stand_beside_another_key(load: Lo
     plain = normalized(load(HEAD + "train: {parameters: lm_head, from: base}\nmerge: {when: end}\n"))
     assert list(plain["train"])[:2] == ["from", "parameters"] and "when" not in plain["score"]["edits"]
     plain = normalized(load(HEAD + "merge: {file: own.yaml}\n"))
-    assert list(plain["merge"]) == ["onto", "when", "protect", "file"]
+    assert list(plain["merge"]) == ["onto", "when", "protect", "search", "file"]
 
 
 def test_layers() -> None:
