@@ -39,7 +39,7 @@ class Fitness(Section):
         "The general text that perplexity is measured on (.jsonl, .json, .txt or a data set of the hub)",
         f"a file that exists, {WORKING_FOLDERS}, a hub id owner/name, or null for the text that is shipped",
     )
-    texts: int = whole(16, "How many texts of it are used, from its beginning", 1, 100000)
+    texts: int = whole(8, "How many texts of it are used, from its beginning", 1, 100000)
     text_tokens: int = whole(64, "How many tokens of each text, from its beginning", 8, 4096)
     tasks: Annotated[Texts, BeforeValidator(no_repeats)] = key(
         (), "lm-eval's tasks that the weight general is about", "a list of task names"
