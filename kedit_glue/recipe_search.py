@@ -98,5 +98,11 @@ class Search(Section):
     most_layers: int | None = whole(
         None, "A data flow with more layers is no candidate", 1, null="half as many again as the model has"
     )
+    precision: Literal["own", "bf16"] = key(
+        "own",
+        "The number format that candidates are judged in; bf16 takes half the time on CPUs that compute in it, and on "
+        "GPUs (they are merged in the model's own)",
+        "one of own, bf16",
+    )
     workers: int = whole(1, "How many candidates are judged at once, each by a Ray worker of its own", 1, 1024)
     fitness: Fitness = Field(default_factory=Fitness, description="What a candidate is worth, and on what data.")

@@ -42,6 +42,8 @@ class Candidates:
 
         self.job, self.fitness = job, job["search"]["fitness"]
         self.model, tokenizer = asking.load(job["before"], job["device"], job["trust_remote_code"])
+        if job["search"]["precision"] == "bf16":
+            self.model.bfloat16()
         self.asker = asking.Asker(self.model, tokenizer, lambda event: None)
         self.touched = clones(touched(self.model, job["trainable"]))
         facts = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))

@@ -143,6 +143,17 @@ def test_a_search_that_was_cut_off_goes_on_to_the_same_result(go: Go, stages_her
     assert [e["seconds"] for e in candidates(whole)[:4]] == [e["seconds"] for e in entries[:4]], "not judged again"
 
 
+def test_candidates_are_judged_in_another_format_than_they_are_merged_in(go: Go, bits: Bits, tmp_path: Path) -> None:
+    import torch
+
+    run = go("r", "merge.search.space=ps", "merge.search.precision=bf16")
+    config = yaml.safe_load((run / "batch_001" / "merge.yaml").read_text(encoding="utf-8"))
+    judge, verdict = judged_again(run, config)
+    assert {p.dtype for p in judge.model.parameters()} == {torch.bfloat16} and "parts" in verdict
+    theirs, ours = bits(stock(run / "batch_001", tmp_path / "stock")), bits(run / "model")
+    assert all(theirs[name] == ours[name] for name in ours if ".mlp." in name)
+
+
 def test_other_numbers_begin_a_new_trace(go: Go) -> None:
     one = candidates(go("r", "merge.search.space=ps"))
     other = candidates(go("r", "merge.search.space=ps", "seed=1"))
