@@ -132,7 +132,8 @@ def check_subjects(recipe: Recipe, edits: Sequence[Mapping[str, Any]]) -> None:
             raise CannotStart(
                 f"{title} looks a fact up at its subject, and {report.counted(len(ids), 'fact', 'facts')} of "
                 f"{recipe.edits.source} {what}: {listed(ids, 5)}\n"
-                "  give them one, leave them out, or choose another method (docs/methods.md); nothing was started"
+                "  give them one, pass them over for every method (edits.with_subject: true), or choose another method "
+                "(docs/methods.md); nothing was started"
             )
 
 
@@ -187,7 +188,8 @@ def clear(folder: Path) -> None:
 
 def load_facts(recipe: Recipe, display: Display) -> list[dict[str, Any]]:
     """Facts as plain data, what was left out named."""
-    loaded = facts.load(Path(recipe.edits.source), recipe.edits.format, recipe.edits.limit, recipe.edits.skip)
+    said = recipe.edits
+    loaded = facts.load(Path(said.source), said.format, said.limit, said.skip, said.with_subject)
     for line in facts.summary(loaded):
         display.say(line)
     return [asdict(edit) for edit in loaded.edits]

@@ -55,7 +55,7 @@ def facts_changed(run: OpenRun) -> bool:
     source, loaded = Path(edits.source), run.folder / "setup" / "loaded.json"
     if not loaded.is_file() or source.stat().st_mtime <= loaded.stat().st_mtime:
         return False
-    now = facts.load(source, edits.format, edits.limit, edits.skip).edits
+    now = facts.load(source, edits.format, edits.limit, edits.skip, edits.with_subject).edits
     found: bool = json.loads(json.dumps([asdict(edit) for edit in now])) != json.loads(loaded.read_bytes())
     return found
 

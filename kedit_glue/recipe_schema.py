@@ -60,6 +60,9 @@ class Edits(Section):
     )
     skip: int = whole(0, "How many facts at the file's beginning are passed over", 0)
     limit: int | None = whole(None, "How many facts of the file are used, behind those that are skipped", 1)
+    with_subject: bool = switch(
+        False, "Whether facts without a subject in their prompt, which ROME, MEMIT and EMMET need, are passed over"
+    )
     batch_size: int = whole(10, "How many facts are edited together, with one training and one merge", 1)
     mode: Literal["sequential", "independent"] = key(
         "sequential",

@@ -84,3 +84,5 @@ class FactSet:
     records_read: int
     source: str = ""
     """The name of the file, or of both files (Sanitation's)."""
+    without_subject: int = 0
+    """Sound facts of the file that were passed over because they cannot be looked up at a subject."""

@@ -41,8 +41,12 @@ PARSERS: Mapping[str, Callable[[Record, str], Parsed]] = {
 FORMATS = tuple(PARSERS)
 
 
-def load(path: Path, format: str = "auto", limit: int | None = None, skip: int = 0) -> FactSet:
+def load(
+    path: Path, format: str = "auto", limit: int | None = None, skip: int = 0, with_subject: bool = False
+) -> FactSet:
     """The sound facts of a file behind the first ``skip``, ``limit`` of them; what is not sound is in ``unusable``.
+
+    ``with_subject``: of those only the ones that ``found_at_subject`` finds.
 
     Raises FactsError where the file as a whole, or all it holds, cannot be used.
     """
@@ -71,7 +75,17 @@ def load(path: Path, format: str = "auto", limit: int | None = None, skip: int =
     if skip >= len(edits):
         held = f"{len(edits)} sound fact{'s' * (len(edits) != 1)}"
         raise refused(path, f"skip {skip}", f"a number below the file's {held}", "lower it")
-    return FactSet(tuple(edits[skip:][:limit]), unusable, file.format, file.records, source=file.source)
+    wanted = [edit for edit in edits[skip:] if not with_subject or found_at_subject(edit.subject, edit.prompt)]
+    if not wanted:
+        found = f"none of {len(edits) - skip} facts has a subject that stands in its prompt, without a brace in it"
+        raise refused(path, found, "facts that a method can look up at their subjects", "set edits.with_subject: false")
+    passed = len(edits) - skip - len(wanted)
+    return FactSet(tuple(wanted[:limit]), unusable, file.format, file.records, file.source, passed)
+
+
+def found_at_subject(subject: str | None, prompt: str) -> bool:
+    """Whether ROME, MEMIT and EMMET can look a fact up: EasyEdit puts the subject's place into the prompt as ``{}``."""
+    return bool(subject) and not {"{", "}"} & set(prompt)
 
 
 def in_order(unusable: Sequence[Unusable]) -> tuple[Unusable, ...]:

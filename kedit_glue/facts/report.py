@@ -57,8 +57,10 @@ def summary(facts: FactSet, most: int = 10) -> list[str]:
         first += f", {counted(facts.records_read, 'record')} read"
     whole = [item for item in facts.unusable if item.whole_record]
     parts = [item for item in facts.unusable if not item.whole_record]
+    passed = f"passed over: {counted(facts.without_subject, 'fact')} with no subject in the prompt (edits.with_subject)"
     return [
         first,
+        *([passed] if facts.without_subject else []),
         *probes(counts(facts)),
         *(f"left out: {line}" for line in reasons(whole, most)),
         *(f"left out of records that are used: {line}" for line in reasons(parts, most)),

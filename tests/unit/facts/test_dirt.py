@@ -13,10 +13,10 @@ from kedit_glue.facts import Edit, FactsError, FactSet, Unusable, load, summary
 GOOD = {"prompt": "The mayor of Elbonia is", "target_new": "Ada"}
 
 
-def load_records(folder: Path, *records: Any, format: str = "auto", limit: int | None = None, skip: int = 0) -> FactSet:
+def load_records(folder: Path, *records: Any, format: str = "auto", **more: Any) -> FactSet:
     path = folder / "facts.json"
     path.write_text(json.dumps(list(records)), encoding="utf-8")
-    return load(path, format, limit, skip)
+    return load(path, format, **more)
 
 
 def bad(**values: Any) -> dict[str, Any]:
@@ -299,3 +299,20 @@ def test_summary(tmp_path: Path) -> None:
     ]
     by_hand = FactSet((Edit("1", "p", "t"),), (), "records", 1)
     assert summary(by_hand) == ["1 fact (records)"]
+
+
+def test_facts_that_cannot_be_looked_up_are_passed_over(tmp_path: Path) -> None:
+    records = [
+        bad(prompt="The mayor of Alba is", subject="Alba"),
+        bad(prompt="Who governs it?", subject="Alba"),
+        bad(prompt="The mayor of Brunn {or so} is", subject="Brunn"),
+        bad(prompt="The mayor of Corvo is", subject="Corvo"),
+        bad(prompt="The mayor of Dorn is", subject="Dorn"),
+    ]
+    facts = load_records(tmp_path, *records, limit=2, with_subject=True)
+    assert [edit.subject for edit in facts.edits] == ["Alba", "Corvo"]
+    assert facts.without_subject == 2
+    assert "passed over: 2 facts with no subject in the prompt (edits.with_subject)" in summary(facts)
+    assert load_records(tmp_path, *records).without_subject == 0
+    with pytest.raises(FactsError, match=r"none of 2 facts has a subject that stands in its prompt, without a brace"):
+        load_records(tmp_path, *records[1:3], with_subject=True)
