@@ -253,11 +253,10 @@ class _Builder:
     ) -> tuple[Path, str]:
         """``merge.search``: the merge YAML that it writes, and the stage."""
         upto = min(number * self.recipe.edits.batch_size, len(self.ids))
-        ids = [i for i in self.ids[:upto] if i in set(self.judged_on)]
-        made = plan_search.searched(
-            self.recipe, self.place, number, title, space, name, onto[0], [t for t, _ in self.tuned],
-            best[0] if best else None, self.facts_file, ids, self.trained,
-        )  # fmt: skip
+        ids = tuple(i for i in self.ids[:upto] if i in set(self.judged_on))
+        tuned = tuple(t for t, _ in self.tuned)
+        asked = plan_search.Asked(number, title, space, name, onto[0], tuned, best[0] if best else None, ids)
+        made = plan_search.searched(self.recipe, self.place, asked, self.facts_file, self.trained)
         after = [*(stage for _, stage in self.tuned), onto[1], *([best[1]] if best else [])]
         settings = {**made.settings, "facts": self.marks[upto]}
         stage = f"{batch_name(number)}/{made.job.name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kedit_glue.batch_files import batch_name
@@ -59,32 +59,35 @@ def spaces(recipe: Recipe, batches: int) -> tuple[str, ...]:
     return {"both": ("ps", "dfs"), None: ()}.get(space, (str(space),))
 
 
-def searched(
-    recipe: Recipe,
-    place: Place,
-    number: int,
-    title: str,
-    space: str,
-    name: str,
-    onto: str,
-    tuned: Sequence[Tuned],
-    best: str | None,
-    facts: Path,
-    ids: Sequence[str],
-    trained: Trained,
-) -> Prepared:
-    """The stage that writes ``<name>.yaml`` in the batch's folder.
+@dataclass(frozen=True)
+class Asked:
+    """One search of a batch's merge."""
 
-    ``onto``: the model that ``tuned`` are merged with; ``best``: the merge that a search of numbers found before, one
-    more model for the data flow. Raises MergeRefused for what cannot be searched.
-    """
+    number: int
+    """The batch's."""
+    title: str
+    space: str
+    name: str
+    """Of the YAML that it writes."""
+    onto: str
+    """The model that ``tuned`` are merged with."""
+    tuned: tuple[Tuned, ...]
+    best: str | None
+    """The merge that a search of numbers found before, one more model for the data flow."""
+    ids: tuple[str, ...]
+    """The facts that candidates are judged on."""
+
+
+def searched(recipe: Recipe, place: Place, asked: Asked, facts: Path, trained: Trained) -> Prepared:
+    """The stage that writes ``<name>.yaml`` in the batch's folder; MergeRefused for what cannot be searched."""
+    onto, tuned, best, name = asked.onto, asked.tuned, asked.best, asked.name
     merge, search = recipe.merge, recipe.merge.search
-    folder = place.folder / batch_name(number)
+    folder = place.folder / batch_name(asked.number)
     layers = place.n_layers or 0
-    models = [onto, *(one.model for one in tuned), *([best] if best else [])] if space == "dfs" else []
+    models = [onto, *(one.model for one in tuned), *([best] if best else [])] if asked.space == "dfs" else []
     output = folder / f"{name}.yaml"
     reuse = evolves = None
-    if space == "ps":
+    if asked.space == "ps":
         check_count(place.method, len(tuned))
         names = tuple(one.model for one in tuned)
         ranges = {key: ends for key, ends in search.ranges.items() if key != "scale"}
@@ -100,7 +103,7 @@ def searched(
     formats = {k: v for k, v in merge_formats(merge.dtype, recipe.train.precision, merge.extra).items() if v}
     trace = folder / f"{name}.trace.jsonl"
     settings = {
-        "space": space,
+        "space": asked.space,
         "search": search.model_dump(),
         "layers": layers,
         "most_layers": search.most_layers or layers + layers // 2,
@@ -110,7 +113,7 @@ def searched(
         "settings": dict(merge.parameters),
         "formats": {**formats, **merge.extra},
         "trainable": trained.pattern,
-        "ids": list(ids),
+        "ids": list(asked.ids),
         "tasks": list(search.fitness.tasks or recipe.score.general.tasks),
     }
     files = {
@@ -126,9 +129,9 @@ def searched(
         "roles": {onto: "original" if onto == place.model else "previous", tuned[0].model: "tuned"},
     }
     common = {"seed": recipe.seed, "device": place.device, "trust_remote_code": recipe.trust_remote_code}
-    what = "numbers" if space == "ps" else "layers"
+    what = "numbers" if asked.space == "ps" else "layers"
     job = Job(
-        f"{title}: search the merge's {what}",
+        f"{asked.title}: search the merge's {what}",
         "search",
         {**settings, **files, **common},
         folder,
