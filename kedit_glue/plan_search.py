@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from kedit_glue.batch_files import batch_name
 from kedit_glue.merging import MergeRefused, Tuned, check_count, merge_formats
 from kedit_glue.modules import Trained
-from kedit_glue.plan_scores import spread
 from kedit_glue.recipe_schema import Recipe
 from kedit_glue.runner import Job
 from kedit_glue.search import evolve
@@ -36,16 +37,23 @@ def judged_on(recipe: Recipe, batches: Sequence[Sequence[Fact]]) -> list[str]:
             f"merge.search would be judged on {wanted} of the run's {len(ids)} facts, and scores are reported of the "
             "others: edit more facts, or set merge.search.fitness.facts to fewer"
         )
-    chosen = spread(ids, wanted)
+    chosen = drawn(ids, wanted, recipe.seed)
     for number, batch in enumerate(batches, 1):
         here = {fact["id"] for fact in batch}
         if here <= set(chosen) or (recipe.merge.when == "each" and number == 1 and not here & set(chosen)):
             lack = "no other fact to report" if here <= set(chosen) else "none of them"
             raise MergeRefused(
-                f"of {len(ids)} facts {wanted}, spread over all, are for merge.search, and batch {number} has {lack}: "
+                f"of {len(ids)} facts {wanted}, drawn all over the run, are for merge.search, and batch {number} has {lack}: "
                 "change merge.search.fitness.facts or edits.batch_size, or set merge.when: end"
             )
     return chosen
+
+
+def drawn(ids: Sequence[str], count: int, seed: int) -> list[str]:
+    """``count`` ids, one by chance from each of as many even parts of the list, in order."""
+    draw = random.Random(f"search {seed}")
+    ends = [at * len(ids) // count for at in range(count + 1)]
+    return [ids[draw.randrange(first, end)] for first, end in pairwise(ends)]
 
 
 def spaces(recipe: Recipe, batches: int) -> tuple[str, ...]:

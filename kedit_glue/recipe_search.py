@@ -30,7 +30,7 @@ class Fitness(Section):
     )
     facts: int | None = whole(
         None,
-        "On how many facts, spread over the run's, candidates are judged; scores are reported on the others",
+        "On how many facts, drawn by the seed all over the run, candidates are judged; scores are of the others",
         1,
         null="half of them, at most 40",
     )

@@ -341,7 +341,7 @@ def test_a_candidate_that_cannot_be_judged_costs_itself(go: Go, monkeypatch: pyt
     found = candidates(go("r", "merge.search.space=ps"))
     assert [c["number"] for c in found if "cause" in c] == [2, 3, 4]
     assert "not a finite number" in found[1]["cause"] or "says nothing" in found[1]["cause"]
-    assert found[2]["cause"] == "it says nothing behind 'The mayor of Brunn is'"
+    assert found[2]["cause"].startswith("it says nothing behind 'The mayor of ")
     assert found[3]["cause"] == "RuntimeError: out of memory"
     assert all("fitness" in c for c in found[4:])
 

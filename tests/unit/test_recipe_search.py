@@ -128,9 +128,11 @@ def test_a_search_comes_before_its_merge(plan_of: PlanOf, space: str, more: str,
 def test_facts_to_search_on_are_spread_and_others_are_left(plan_of: PlanOf, recipe_of: Any, facts_of: Any) -> None:
     plan = plan_of(SEARCH % ("ps", ""), facts=8, batch_size=4)
     first, second = (s.job.arguments["ids"] for s in plan.stages if s.job.function == "search")
-    assert (first, second) == (["f1", "f3"], ["f1", "f3", "f5", "f7"])
+    assert second[:2] == first and [int(i[1:]) // 2 for i in second] == [0, 1, 2, 3], "one of each two"
+    other = plan_of(SEARCH % ("ps", "") + "\nseed: 1", facts=8, batch_size=4)
+    assert [s.job.arguments["ids"] for s in other.stages if s.job.function == "search"][1] != second
     recipe = recipe_of(SEARCH % ("ps", ""), batch_size=100)
-    assert len(judged_on(recipe, [facts_of(300)])) == 40
+    assert len(set(judged_on(recipe, [facts_of(300)]))) == 40
     assert judged_on(recipe_of("", batch_size=4), [facts_of(4)]) == []
 
 
@@ -144,8 +146,8 @@ def test_another_fact_more_makes_the_search_new(plan_of: PlanOf) -> None:
 REFUSED = [
     (1, 2, "ps", "merge.search would be judged on 0 of the run's 1 facts, and scores are reported of the others: edit "
      "more facts, or set merge.search.fitness.facts to fewer"),
-    (4, 1, "ps", "of 4 facts 2, spread over all, are for merge.search, and batch 1 has none of them: change "
-     "merge.search.fitness.facts or edits.batch_size, or set merge.when: end"),
+    (4, 1, "ps", "of 4 facts 2, drawn all over the run, are for merge.search, and batch 1 has no other fact to report: "
+     "change merge.search.fitness.facts or edits.batch_size, or set merge.when: end"),
     (4, 2, "dfs", "merge.search.space is dfs, which changes how many layers the model has, and later batches would be "
      "trained from it; allowed: ps, or merge.when: end"),
     (4, 2, "ps, fitness: {facts: 4}", "merge.search would be judged on 4 of the run's 4 facts, and scores are reported "
