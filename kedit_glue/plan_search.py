@@ -43,8 +43,8 @@ def judged_on(recipe: Recipe, batches: Sequence[Sequence[Fact]]) -> list[str]:
         if here <= set(chosen) or (recipe.merge.when == "each" and number == 1 and not here & set(chosen)):
             lack = "no other fact to report" if here <= set(chosen) else "none of them"
             raise MergeRefused(
-                f"of {len(ids)} facts {wanted}, drawn all over the run, are for merge.search, and batch {number} has {lack}: "
-                "change merge.search.fitness.facts or edits.batch_size, or set merge.when: end"
+                f"of {len(ids)} facts {wanted}, drawn all over the run, are for merge.search, and batch {number} has "
+                f"{lack}: change merge.search.fitness.facts or edits.batch_size, or set merge.when: end"
             )
     return chosen
 
