@@ -4,8 +4,8 @@
 
 H is the search's own fitness, measured where the search did not look: the harmonic mean of generalization and locality
 (teacher-forced) over the facts that were left out of the search, and of perplexity before / after on score.general's
-texts, at most 1. A cell's number is the mean over its seeds. Intervals: 95 %, from 2,000 draws with replacement of each seed's
-facts, the same ones for both sides of a difference; they do not hold what other texts would change.
+texts, at most 1. A cell's number is the mean over its seeds. Intervals: 95 %, from 2,000 draws with replacement of each
+seed's facts, the same ones for both sides of a difference; they do not hold what other texts would change.
 """
 
 from __future__ import annotations
