@@ -22,6 +22,8 @@ from kedit_glue.weights import Weights
 
 SPOKEN = 4
 """Tokens that a candidate has to be able to generate."""
+MOST_PROMPTS = 10
+"""So many facts' prompts are tried for one behind which the original says something."""
 TASKS_AT_ONCE = 8
 """Items that lm-eval hands to a candidate at once."""
 Path_ = Sequence[tuple[str, Step]]
@@ -53,6 +55,7 @@ class Candidates:
         self.lower = Remembered(self.stack.own[self.stack.first - 1]) if self.stack.first else None
         self.twins: dict[str, Any] = {}
         self.orders = Orders()
+        self.prompt = next((p for p in (fact["prompt"] for fact in self.facts[:MOST_PROMPTS]) if self._said(p)), None)
         if self.lower:
             self.stack.lay([*self.stack.own[: self.stack.first - 1], self.lower, *self.stack.own[self.stack.first :]])
         self.before = self.probes.ask(self.asker, self._next_group)
@@ -139,9 +142,12 @@ class Candidates:
             self.lower.group = number
 
     def _speaks(self) -> None:
-        prompt = self.facts[0]["prompt"]
-        if not self.asker.generated([prompt], "bare", SPOKEN)[0].text:
-            raise NoCandidate(f"it says nothing behind {prompt!r}")
+        """Raises NoCandidate where the model says nothing behind a prompt that makes the original say something."""
+        if self.prompt is not None and not self._said(self.prompt):
+            raise NoCandidate(f"it says nothing behind {self.prompt!r}")
+
+    def _said(self, prompt: str) -> str:
+        return str(self.asker.generated([prompt], "bare", SPOKEN)[0].text)
 
     def _general(self) -> dict[str, Any]:
         from lm_eval.models.huggingface import HFLM

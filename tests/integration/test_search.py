@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -334,14 +335,15 @@ def test_a_candidate_that_cannot_be_judged_costs_itself(go: Go, monkeypatch: pyt
         return found
 
     def generated(self: Asker, prompts: Any, template: str, most_tokens: int) -> list[Generated]:
-        return [Generated("", True)] if number == 3 else spoken(self, prompts, template, most_tokens)
+        silent = number == 3 or (number == 0 and "Alba" in prompts[0])  # the original says nothing there, either
+        return [Generated("", True)] if silent else spoken(self, prompts, template, most_tokens)
 
     monkeypatch.setattr(merge_memory, "merged_in_memory", merged)
     monkeypatch.setattr(Asker, "generated", generated)
     found = candidates(go("r", "merge.search.space=ps"))
     assert [c["number"] for c in found if "cause" in c] == [2, 3, 4]
     assert "not a finite number" in found[1]["cause"] or "says nothing" in found[1]["cause"]
-    assert found[2]["cause"].startswith("it says nothing behind 'The mayor of ")
+    assert re.fullmatch("it says nothing behind 'The mayor of (?!Alba).* is'", found[2]["cause"])
     assert found[3]["cause"] == "RuntimeError: out of memory"
     assert all("fitness" in c for c in found[4:])
 
