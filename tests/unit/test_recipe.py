@@ -366,8 +366,8 @@ def test_bad_heads(folder: Path, problems: Problems) -> None:
         f"  name: missing; allowed: {NAME}; this key is required",
         f"  model: missing; allowed: {MODEL}; this key is required",
         (
-            "  edits: missing; allowed: a mapping of keys: source, format, skip, limit, with_subject, batch_size, mode; "
-            "this key is required"
+            "  edits: missing; allowed: a mapping of keys: source, format, skip, limit, with_subject, batch_size, "
+            "mode; this key is required"
         ),
     ]
     assert problems(f"name: {'a' * 65}\nmodel: smolm2-135m\nedits:\n") == [
