@@ -20,7 +20,7 @@ from typing import Any
 from kedit_glue.merging import MergeRefused
 from kedit_glue.search.genome import Gene
 
-SCALES = (0.8, 1.25)
+SCALES = (0.95, 1.05)
 """The range of W's entries, searched by their logarithms; 1 in the middle."""
 WRITERS = ("o_proj", "down_proj", "c_proj", "dense_4h_to_h", "attention.dense", "fc2", "out_proj")
 """Matrices that write into the residual stream, by the names that models give them."""
@@ -76,7 +76,7 @@ class Layout:
                 inside = time == 0 and model == self.start
                 found += [
                     Gene(
-                        f"time {time + 1}, model {model + 1}, layer {layer}: included", 0.0, 1.0, 0.7 if inside else 0.3
+                        f"time {time + 1}, model {model + 1}, layer {layer}: included", 0.0, 1.0, 0.9 if inside else 0.1
                     )
                     for layer in range(self.layers)
                 ]

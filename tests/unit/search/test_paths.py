@@ -11,7 +11,7 @@ from kedit_glue.search.paths import Layout, NoPath, Step, runs, writers
 
 
 def layout(repetitions: int = 1, scaling: bool = False, most: int = 9) -> Layout:
-    return Layout(("a", "b"), 2, repetitions, scaling, ("o_proj", "down_proj"), most, 1)
+    return Layout(("a", "b"), 2, repetitions, scaling, ("o_proj", "down_proj"), most, 1, (0.8, 1.25))
 
 
 def test_the_first_candidate_is_one_model_as_it_is() -> None:
