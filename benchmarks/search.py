@@ -172,7 +172,7 @@ def evolved(job: dict[str, Any]) -> float:
         surroundings = {**os.environ, "PYTHONPATH": folder, "PYTHONUNBUFFERED": "1", "WANDB_MODE": "disabled"}
         begun, said_last = [], []
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=surroundings
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=surroundings, cwd=folder
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:
