@@ -34,12 +34,12 @@ ASK = """
 import json, sys
 from pathlib import Path
 from kedit_glue.tools import asking
-from kedit_glue.tools.probes import Probes
+from kedit_glue.tools.probes import Probes, texts_of
 job = json.loads(Path(sys.argv[1]).read_text())
 facts = [f for f in json.loads(Path(job["facts"]).read_text()) if f["id"] in set(job["ids"])]
 model, tokenizer = asking.load(sys.argv[2], job["device"], False)
 asker = asking.Asker(model, tokenizer, lambda event: None)
-probes = Probes(facts, asker, job["search"]["fitness"])
+probes = Probes(facts, asker, job["search"]["fitness"], texts_of(job["search"]["fitness"]))
 answers = probes.ask(asker, lambda group: None)
 print(sum(a.accuracy for a in answers[: len(probes.paraphrases)]) / max(len(probes.paraphrases), 1))
 """
@@ -92,8 +92,8 @@ def main() -> None:
 
 def merges(job: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """The first candidates of chance, the same for all."""
+    from kedit_glue.search.task import task_of
     from kedit_glue.tools.optimizers import optimizer
-    from kedit_glue.tools.search import task_of
 
     task = task_of({**job, "space": "ps"})
     chooser = optimizer("random", [gene.begin for gene in task.genes()], 0.2, count, count, job["seed"], 1)
@@ -102,8 +102,9 @@ def merges(job: dict[str, Any], count: int) -> list[dict[str, Any]]:
 
 def in_memory(job: dict[str, Any], configs: list[dict[str, Any]]) -> float:
     from kedit_glue.tools.candidates import Candidates
+    from kedit_glue.tools.probes import texts_of
 
-    judge = Candidates(job)
+    judge = Candidates(job, texts_of(job["search"]["fitness"]))
     judge.judge(configs[0])  # the first one reads the weights from the disk
     started = time.monotonic()
     parts = [judge.judge(config)["parts"] for config in configs]

@@ -252,17 +252,13 @@ class _Builder:
         self, number: int, title: str, space: str, name: str, onto: tuple[str, str], best: tuple[str, str] | None
     ) -> tuple[Path, str]:
         """``merge.search``: the merge YAML that it writes, and the stage."""
-        upto = min(number * self.recipe.edits.batch_size, len(self.ids))
-        ids = tuple(i for i in self.ids[:upto] if i in set(self.judged_on))
-        tuned = tuple(t for t, _ in self.tuned)
-        asked = plan_search.Asked(number, title, space, name, onto[0], tuned, best[0] if best else None, ids)
+        upto, judged = min(number * self.recipe.edits.batch_size, len(self.ids)), set(self.judged_on)
+        ids = tuple(i for i in self.ids[:upto] if i in judged)
+        tuned, model = tuple(t for t, _ in self.tuned), best[0] if best else None
+        asked = plan_search.Asked(number, title, space, name, onto[0], tuned, model, ids, self.marks[upto])
         made = plan_search.searched(self.recipe, self.place, asked, self.facts_file, self.trained)
         after = [*(stage for _, stage in self.tuned), onto[1], *([best[1]] if best else [])]
-        settings = {**made.settings, "facts": self.marks[upto]}
-        stage = f"{batch_name(number)}/{made.job.name}"
-        more = {"settings": settings, "after": after, "beside": made.beside, "editable": True}
-        self._stage(stage, number, made.job, made.reads, made.output, size=self.recipe.merge.search.evaluations, **more)
-        return made.output, stage
+        return self._prepared(made, number, after, size=self.recipe.merge.search.evaluations, editable=True)
 
     def _merge_by(
         self, merge_yaml: Path, searched: str, number: int, title: str, start: tuple[str, str], onto: tuple[str, str],

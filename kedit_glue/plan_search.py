@@ -16,6 +16,7 @@ from kedit_glue.runner import Job
 from kedit_glue.search import evolve
 from kedit_glue.search.genome import Genome
 from kedit_glue.search.paths import writers
+from kedit_glue.search.task import task_of
 from kedit_glue.stages import Fact, Place, Prepared, partial
 
 SEARCHED = 40
@@ -38,10 +39,11 @@ def judged_on(recipe: Recipe, batches: Sequence[Sequence[Fact]]) -> list[str]:
             "others: edit more facts, or set merge.search.fitness.facts to fewer"
         )
     chosen = drawn(ids, wanted, recipe.seed)
+    taken = set(chosen)
     for number, batch in enumerate(batches, 1):
         here = {fact["id"] for fact in batch}
-        if here <= set(chosen) or (recipe.merge.when == "each" and number == 1 and not here & set(chosen)):
-            lack = "no other fact to report" if here <= set(chosen) else "none of them"
+        if here <= taken or (recipe.merge.when == "each" and number == 1 and not here & taken):
+            lack = "no other fact to report" if here <= taken else "none of them"
             raise MergeRefused(
                 f"of {len(ids)} facts {wanted}, drawn all over the run, are for merge.search, and batch {number} has "
                 f"{lack}: change merge.search.fitness.facts or edits.batch_size, or set merge.when: end"
@@ -84,6 +86,8 @@ class Asked:
     """The merge that a search of numbers found before, one more model for the data flow."""
     ids: tuple[str, ...]
     """The facts that candidates are judged on."""
+    mark: str
+    """A hash of the facts that the run has edited by then."""
 
 
 def searched(recipe: Recipe, place: Place, asked: Asked, facts: Path, trained: Trained) -> Prepared:
@@ -91,25 +95,14 @@ def searched(recipe: Recipe, place: Place, asked: Asked, facts: Path, trained: T
     onto, tuned, best, name = asked.onto, asked.tuned, asked.best, asked.name
     merge, search = recipe.merge, recipe.merge.search
     folder = place.folder / batch_name(asked.number)
-    layers = place.n_layers or 0
+    layers = place.n_layers or search.layer_granularity or 1  # a dry run may not know
     models = [onto, *(one.model for one in tuned), *([best] if best else [])] if asked.space == "dfs" else []
     output = folder / f"{name}.yaml"
-    reuse = evolves = None
     if asked.space == "ps":
         check_count(place.method, len(tuned))
-        names = tuple(one.model for one in tuned)
-        ranges = {key: ends for key, ends in search.ranges.items() if key != "scale"}
-        genome = Genome(
-            place.method, onto, names, layers or search.layer_granularity or 1, search.layer_granularity,
-            search.filters, ranges, merge.parameters,
-        )  # fmt: skip
-        genome.genes()  # raises where a number cannot begin
-        limit = search.fitness.limit
-        evolves = folder / "evolve.yaml" if evolve.configuration(genome, (), limit) else None
-    if len(tuned) == 1 and not best:
-        reuse = folder / "merge_file.yaml"
     formats = {k: v for k, v in merge_formats(merge.dtype, recipe.train.precision, merge.extra).items() if v}
     trace = folder / f"{name}.trace.jsonl"
+    reuse = folder / "merge_file.yaml" if len(tuned) == 1 and not best else None
     settings = {
         "space": asked.space,
         "search": search.model_dump(),
@@ -133,15 +126,19 @@ def searched(recipe: Recipe, place: Place, asked: Asked, facts: Path, trained: T
         "trace": str(trace),
         "output": str(partial(output)),
         "reuse": str(reuse) if reuse else None,
-        "evolve": str(evolves) if evolves else None,
         "roles": {onto: "original" if onto == place.model else "previous", tuned[0].model: "tuned"},
     }
     common = {"seed": recipe.seed, "device": place.device, "trust_remote_code": recipe.trust_remote_code}
+    asks = {**settings, **files, **common}
+    task, evolves = task_of(asks), None
+    if isinstance(task, Genome):
+        task.genes()  # raises where a number cannot begin
+        evolves = folder / "evolve.yaml" if evolve.configuration(task, (), search.fitness.limit) else None
     what = "numbers" if asked.space == "ps" else "layers"
     job = Job(
         f"{asked.title}: search the merge's {what}",
         "search",
-        {**settings, **files, **common},
+        {**asks, "evolve": str(evolves) if evolves else None},
         folder,
         name if name != "merge" else "search",
         f"read the log; correct merge.search in the recipe and run the same command again: candidates that were judged "
@@ -150,4 +147,4 @@ def searched(recipe: Recipe, place: Place, asked: Asked, facts: Path, trained: T
     fitness = search.fitness
     texts = [Path(file) for file in (fitness.corpus, fitness.include_path) if file and Path(file).is_absolute()]
     beside = tuple(path for path in (trace, reuse, evolves) if path)
-    return Prepared(job, output, settings, tuple(texts), beside=beside)
+    return Prepared(job, output, {**settings, "facts": asked.mark}, tuple(texts), beside=beside)

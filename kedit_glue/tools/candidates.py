@@ -17,7 +17,7 @@ from kedit_glue.search import fitness
 from kedit_glue.search.paths import Step
 from kedit_glue.tools import lm_eval, probes
 from kedit_glue.tools.sort_once import Orders, sorted_once
-from kedit_glue.tools.twin import clones, touched, twin
+from kedit_glue.tools.twin import touched, twin
 from kedit_glue.weights import Weights
 
 SPOKEN = 4
@@ -26,7 +26,7 @@ MOST_PROMPTS = 10
 """So many facts' prompts are tried for one behind which the original says something."""
 TASKS_AT_ONCE = 8
 """Items that lm-eval hands to a candidate at once."""
-Path_ = Sequence[tuple[str, Step]]
+Flow = Sequence[tuple[str, Step]]
 """A data flow: each step with its model's folder."""
 
 
@@ -37,8 +37,11 @@ class NoCandidate(RuntimeError):
 class Candidates:
     """Judges one merge after another."""
 
-    def __init__(self, job: Mapping[str, Any]):
-        """``job``: see ``tools/search.search``. Raises ValueError where there is nothing to judge by."""
+    def __init__(self, job: Mapping[str, Any], texts: Sequence[str]):
+        """``job``: see ``tools/search.search``; ``texts``: of which perplexity is measured.
+
+        Raises ValueError where there is nothing to judge by.
+        """
         from kedit_glue.tools import asking
         from kedit_glue.tools.layer_stack import Remembered, Stack
 
@@ -47,10 +50,11 @@ class Candidates:
         if job["search"]["precision"] == "bf16":
             self.model.bfloat16()
         self.asker = asking.Asker(self.model, tokenizer, lambda event: None)
-        self.touched = clones(touched(self.model, job["trainable"]))
+        self.touched = frozenset(touched(self.model, job["trainable"]))
         facts = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
-        self.facts = [fact for fact in facts if fact["id"] in set(job["ids"])]
-        self.probes = probes.Probes(self.facts, self.asker, self.fitness)
+        ids = set(job["ids"])
+        self.facts = [fact for fact in facts if fact["id"] in ids]
+        self.probes = probes.Probes(self.facts, self.asker, self.fitness, texts)
         self.stack = Stack(self.model, self.touched)
         self.lower = Remembered(self.stack.own[self.stack.first - 1]) if self.stack.first else None
         self.twins: dict[str, Any] = {}
@@ -62,7 +66,7 @@ class Candidates:
         self.stack.lay(self.stack.own)
         self.general = self._general() if self.fitness["general"] else {}
 
-    def judge(self, config: Mapping[str, Any], path: Path_ = ()) -> dict[str, Any]:
+    def judge(self, config: Mapping[str, Any], path: Flow = ()) -> dict[str, Any]:
         """A merge YAML's ``parts`` (see ``search.fitness.PARTS``), or the ``cause`` why it has none; and ``seconds``.
 
         ``path``: of a data flow, which is not merged but laid out. ``seconds``: of merging, of asking.
@@ -97,7 +101,7 @@ class Candidates:
                 parameter.data.copy_(tensors[name])
         return self.stack.own
 
-    def _laid(self, path: Path_) -> list[Any]:
+    def _laid(self, path: Flow) -> list[Any]:
         """The layers of a data flow, each with a number of its own for the cache."""
         laid = []
         for place, (folder, step) in enumerate(path):
@@ -128,7 +132,7 @@ class Candidates:
 
     # -- what it is worth -----------------------------------------------------------------------
 
-    def _parts(self, layers: Sequence[Any], path: Path_) -> dict[str, float]:
+    def _parts(self, layers: Sequence[Any], path: Flow) -> dict[str, float]:
         self.stack.lay(layers)
         self._speaks()
         general = self._general() if self.fitness["general"] else {}
@@ -156,6 +160,6 @@ class Candidates:
         return lm_eval.measured(model, {**self.fitness, "seed": self.job["seed"]})
 
 
-def begins_as_original(path: Path_, first: int) -> bool:
+def begins_as_original(path: Flow, first: int) -> bool:
     """Whether the layers below ``first``, which all models share, come first and unscaled (so in every plain merge)."""
     return not path or [(step.layer, step.scale) for _, step in path[:first]] == [(at, 1.0) for at in range(first)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Probes:
     """Prompts in the groups that go through the model together; the same for every candidate."""
 
-    def __init__(self, facts: Sequence[Fact], asker: Asker, fitness: Mapping[str, Any]):
+    def __init__(self, facts: Sequence[Fact], asker: Asker, fitness: Mapping[str, Any], texts: Sequence[str]):
         """``fitness``: ``merge.search.fitness``. Raises ValueError where a part has nothing to be measured on."""
         self.paraphrases = (
             [question for fact in facts for question in rephrased(fact)] if fitness["paraphrases"] else []
@@ -27,7 +27,7 @@ class Probes:
                 "none of the facts that the search is judged on has a locality probe: set "
                 "merge.search.fitness.locality to 0, or edit facts that have some"
             )
-        self.texts = corpus.read_corpus(fitness["corpus"], fitness["texts"]) if fitness["perplexity"] else []
+        self.texts = texts
         asked = [asker.encoded(q.prompt, q.answers[0]) for q in (*self.paraphrases, *self.locality)]
         read = [asker.tokenizer(text)["input_ids"][: fitness["text_tokens"]] for text in self.texts]
         self.rows = [*asked, *((ids, 1) for ids in read if len(ids) > 1)]
@@ -53,6 +53,11 @@ class Probes:
         if self.texts:
             found["perplexity"] = min(1.0, math.exp(nats(before[last:]) - nats(after[last:])))
         return found
+
+
+def texts_of(fitness: Mapping[str, Any]) -> list[str]:
+    """The texts that perplexity is measured on; none where it is not asked for."""
+    return corpus.read_corpus(fitness["corpus"], fitness["texts"]) if fitness["perplexity"] else []
 
 
 def rephrased(fact: Fact) -> list[Question]:

@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import corpus, records, strict_yaml
+from kedit_glue import records, strict_yaml
 from kedit_glue.atomic import write_text
-from kedit_glue.merging import MergeMethod, renamed
+from kedit_glue.ledger import digest
+from kedit_glue.merging import renamed
 from kedit_glue.search import evolve, fitness, trace
 from kedit_glue.search.genome import Gene, Genome
 from kedit_glue.search.paths import Layout, NoPath
+from kedit_glue.search.task import task_of
 from kedit_glue.tools import Emit
 from kedit_glue.tools.optimizers import Vector, optimizer, population
+from kedit_glue.tools.probes import texts_of
 from kedit_glue.tools.search_workers import Judge, Merge, workers
 
 SHOWN = 200
@@ -45,19 +48,20 @@ def search(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     weights = {part: asked["fitness"][part] for part in fitness.PARTS if asked["fitness"][part] > 0}
     begin, size = [gene.begin for gene in genes], population(len(genes), asked["population"])
     chooser = optimizer(asked["by"], begin, asked["sigma"], size, asked["evaluations"], job["seed"], len(weights))
-    known = trace.begin(Path(job["trace"]), head(job, len(genes), list(weights)))
+    texts = texts_of(asked["fitness"])
+    known = trace.begin(Path(job["trace"]), head(job, texts, len(genes), list(weights)))
     if known:
         emit({"event": "say", "text": f"{len(known)} candidates were judged before it was cut off, and stand"})
     vectors: list[Vector] = []
     entries: list[dict[str, Any]] = []
-    with workers(job) as judge:
+    with workers(job, texts) as judge:
         run = Run(job, task, genes, weights, judge, emit)
         while len(entries) < asked["evaluations"] and (new := chooser.ask(asked["evaluations"] - len(entries))):
             made = run.generation(new, entries, known)
             chooser.tell([objectives(entry, weights, asked["by"]) for entry in made])
             vectors += new
             entries += made
-    return written(job, task, vectors, entries, weights)
+    return written(job, task, vectors, entries, weights) | {"texts": [fingerprint(text) for text in texts]}
 
 
 class Run:
@@ -100,30 +104,16 @@ class Run:
         return {**entry, **found}
 
 
-def task_of(job: Mapping[str, Any]) -> Genome | Layout:
-    """What is searched. Raises MergeRefused where there is nothing to."""
-    asked = job["search"]
-    ranges = {name: tuple(ends) for name, ends in asked["ranges"].items()}
-    if job["space"] == "dfs":
-        scales = {"scales": ranges["scale"]} if "scale" in ranges else {}
-        return Layout(
-            tuple(job["models"]), job["layers"], asked["repetitions"], asked["scaling"] and bool(job["writers"]),
-            tuple(job["writers"]), job["most_layers"], job["start"], **scales,
-        )  # fmt: skip
-    tuned = tuple(one["model"] for one in job["tuned"])
-    return Genome(
-        MergeMethod(**job["method"]), job["before"], tuned, job["layers"], asked["layer_granularity"],
-        tuple(asked["filters"]), {name: ends for name, ends in ranges.items() if name != "scale"}, job["settings"],
-    )  # fmt: skip
-
-
-def head(job: Mapping[str, Any], numbers: int, parts: Sequence[str]) -> dict[str, Any]:
+def head(job: Mapping[str, Any], texts: Sequence[str], numbers: int, parts: Sequence[str]) -> dict[str, Any]:
     """The trace's first line: what is searched, and a hash of all that a candidate's worth depends on."""
     folders = [job["before"], *(one["model"] for one in job["tuned"]), *job["models"]]
     places = ("output", "trace", "reuse", "evolve", "facts")
+    include_path = job["search"]["fitness"]["include_path"]
     depends = {
         "job": {name: value for name, value in job.items() if name not in places},
         "facts": hashlib.sha256(Path(job["facts"]).read_bytes()).hexdigest(),
+        "texts": [fingerprint(text) for text in texts],
+        "tasks": digest(Path(include_path)) if include_path else None,
         "models": [records.fingerprint(Path(folder)) for folder in folders],
     }
     by = job["search"]["by"]
@@ -134,6 +124,11 @@ def head(job: Mapping[str, Any], numbers: int, parts: Sequence[str]) -> dict[str
         "parts": list(parts),
         "inputs": records.hashed(depends),
     }
+
+
+def fingerprint(text: str) -> str:
+    """A hash by which a text is known again."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def mark(vector: Vector) -> str:
@@ -189,8 +184,6 @@ def written(
         write_text(
             Path(job["evolve"]), yaml_of(theirs, "The same search for mergekit-evolve, judged by lm-eval's tasks.")
         )
-    wanted = job["search"]["fitness"]
-    texts = corpus.read_corpus(wanted["corpus"], wanted["texts"]) if wanted["perplexity"] else []
     seconds = [sum(entry["seconds"]) for entry in entries]
     brief = ("number", "fitness", "parts")
     return {
@@ -204,7 +197,6 @@ def written(
         "front": [{key: entries[at][key] for key in brief} for at in front] if len(weights) > 1 else [],
         "seconds_a_candidate": round(sum(seconds) / len(seconds), 3),
         "facts": list(job["ids"]),
-        "texts": [hashlib.sha256(text.encode()).hexdigest() for text in texts],
     }
 
 

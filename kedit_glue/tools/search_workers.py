@@ -26,11 +26,14 @@ Judge = Callable[[Sequence[Merge]], list[Judged]]
 
 
 @contextmanager
-def workers(job: Mapping[str, Any]) -> Iterator[Judge]:
-    """Judges several candidates, in their order; models are loaded with the first of them."""
+def workers(job: Mapping[str, Any], texts: Sequence[str]) -> Iterator[Judge]:
+    """Judges several candidates, in their order; models are loaded with the first of them.
+
+    ``texts``: as for ``Candidates``.
+    """
     count = job["search"]["workers"]
     if count > 1:
-        with on_ray(job, count) as judge:
+        with on_ray(job, texts, count) as judge:
             yield judge
         return
     own: list[Any] = []
@@ -39,14 +42,14 @@ def workers(job: Mapping[str, Any]) -> Iterator[Judge]:
         from kedit_glue.tools.candidates import Candidates
 
         if merges and not own:
-            own.append(Candidates(job))
+            own.append(Candidates(job, texts))
         return [own[0].judge(merge.config, merge.path) for merge in merges]
 
     yield judge_here
 
 
 @contextmanager
-def on_ray(job: Mapping[str, Any], count: int) -> Iterator[Judge]:
+def on_ray(job: Mapping[str, Any], texts: Sequence[str], count: int) -> Iterator[Judge]:
     """``count`` actors of a cluster that is there (RAY_ADDRESS), else of one on this machine."""
     import ray
 
@@ -60,7 +63,7 @@ def on_ray(job: Mapping[str, Any], count: int) -> Iterator[Judge]:
         def __init__(self) -> None:
             from kedit_glue.tools.candidates import Candidates
 
-            self.candidates = Candidates(job)
+            self.candidates = Candidates(job, texts)
 
         def judge(self, merge: Merge) -> Judged:
             return self.candidates.judge(merge.config, merge.path)

@@ -65,9 +65,10 @@ def untimed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def judged_again(folder: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The search's judge, and what it says of a merge YAML."""
     from kedit_glue.tools.candidates import Candidates
+    from kedit_glue.tools.probes import texts_of
 
     job = json.loads((folder / "batch_001" / "search.job.json").read_text(encoding="utf-8"))["arguments"]
-    judge = Candidates(job)
+    judge = Candidates(job, texts_of(job["search"]["fitness"]))
     return judge, judge.judge(config)
 
 
@@ -192,12 +193,12 @@ def test_a_data_flow_is_what_stock_mergekit_makes_of_it(go: Go, tmp_path: Path) 
         source["layer_range"][1] - source["layer_range"][0] for s in config["slices"] for source in s["sources"]
     )
     from kedit_glue.tools.candidates import Candidates
-    from kedit_glue.tools.probes import Probes
+    from kedit_glue.tools.probes import Probes, texts_of
 
     job = json.loads((run / "batch_001" / "search.job.json").read_text(encoding="utf-8"))["arguments"]
-    judge = Candidates(job)
+    judge = Candidates(job, texts_of(job["search"]["fitness"]))
     asker = asking.Asker(ours, tokenizer, print)
-    answers = Probes(judge.facts, asker, judge.fitness).ask(asker, lambda group: None)
+    answers = Probes(judge.facts, asker, judge.fitness, texts_of(judge.fitness)).ask(asker, lambda group: None)
     assert judge.probes.parts(judge.before, answers) == pytest.approx(best["parts"], abs=1e-6)
 
 
@@ -228,7 +229,7 @@ def test_a_scaled_input_is_a_scale_of_what_layers_add(tmp_path: Path, tiny_model
 def test_what_lower_layers_give_is_computed_once(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
     from kedit_glue.tools import asking
     from kedit_glue.tools.asking import Asker, load
-    from kedit_glue.tools.probes import Probes
+    from kedit_glue.tools.probes import Probes, texts_of
 
     monkeypatch.setitem(asking.TOKENS_AT_ONCE, "cpu", 40)
     run = go("r", "merge.search.space=ps", "train.layers=[1]")
@@ -241,7 +242,7 @@ def test_what_lower_layers_give_is_computed_once(go: Go, monkeypatch: pytest.Mon
     assert again["parts"] == first["parts"]
     assert calls and set(calls) == {1}, "only to see that the candidate can speak, one prompt"
     asker = Asker(*load(str(run / "model"), "cpu", False), print)
-    answers = Probes(judge.facts, asker, judge.fitness).ask(asker, lambda group: None)
+    answers = Probes(judge.facts, asker, judge.fitness, texts_of(judge.fitness)).ask(asker, lambda group: None)
     assert judge.probes.parts(judge.before, answers) == pytest.approx(first["parts"], abs=1e-6)
 
 
@@ -363,13 +364,14 @@ def test_nothing_could_be_judged(go: Go, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_killed_worker_costs_one_candidate(go: Go) -> None:
     import psutil
 
+    from kedit_glue.tools.probes import texts_of
     from kedit_glue.tools.search_workers import LOST, Merge, workers
 
     run = go("r", "merge.search.space=ps")
     job = json.loads((run / "batch_001" / "search.job.json").read_text(encoding="utf-8"))["arguments"]
     merge = Merge(yaml.safe_load((run / "batch_001" / "merge.yaml").read_text(encoding="utf-8")), ())
     best = max(candidates(run), key=lambda c: (c["fitness"], -c["number"]))
-    with workers({**job, "search": {**job["search"], "workers": 2}}) as judge:
+    with workers({**job, "search": {**job["search"], "workers": 2}}, texts_of(job["search"]["fitness"])) as judge:
         assert [found["parts"] for found in judge([merge, merge, merge])] == [best["parts"]] * 3
         own = [p for p in psutil.Process().children(recursive=True) if "ray::Worker" in " ".join(p.cmdline())]
         assert len(own) == 2
