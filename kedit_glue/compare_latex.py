@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
 
 from kedit_glue.compare_table import Column
@@ -15,9 +17,16 @@ SPECIAL = {
     "~": r"\textasciitilde{}",
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"},
     **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "≈": r"$\approx$", NOISE: r"$^{\dagger}$", "…": r"\dots{}"},
+    **{"±": r"$\pm$", "−": "$-$"},
 }
-PACKAGES = "% needs \\usepackage{booktabs}, and \\usepackage[T1]{fontenc} with pdfLaTeX"
+PACKAGES = "% needs \\usepackage{booktabs,graphicx,longtable}, and \\usepackage[T1]{fontenc} with pdfLaTeX"
 """``\\textquotedbl`` is in T1."""
+HEAD_WIDTH = 12
+"""A head of more characters is stacked."""
+WORDY = 40
+"""A column of texts with more characters than this is broken into lines."""
+ONE_PAGE = 40
+"""A table of more rows goes on over pages."""
 
 
 def escaped(text: str) -> str:
@@ -59,7 +68,7 @@ def grouped_head(columns: Sequence[Column], heads: Sequence[str]) -> list[str]:
         spans.append(f"\\multicolumn{{{width}}}{{c}}{{{escaped(title_of(protocol))}}}")
         rules.append(f"\\cmidrule(lr){{{at}-{at + width - 1}}}")
         at += width
-    return [f" & {' & '.join(spans)} \\\\", " ".join(rules), f" & {' & '.join(map(escaped, heads))} \\\\"]
+    return [f" & {' & '.join(spans)} \\\\", " ".join(rules), f" & {' & '.join(map(stacked, heads))} \\\\"]
 
 
 def drawn(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], caption: str, label: str) -> list[str]:
@@ -67,27 +76,53 @@ def drawn(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], capt
     body = [f"{escaped(name)} & {' & '.join(map(shown, cells))} \\\\" for name, cells in rows]
     if rows and rows[0][0] == "(original)":
         body.insert(1, "\\midrule")
-    return float_of([*heads, "\\midrule", *body], "l" + "r" * width, caption, label)
+    return float_of(heads, body, "l" + "r" * width, caption, label)
 
 
 def facts_table(facts: Section) -> list[str]:
     body = [f"{escaped(name)} & {' & '.join(map(shown, cells))} \\\\" for name, cells in facts.rows]
     form = "lp{0.3\\linewidth}ll" + "r" * (len(facts.head) - 4)
-    heads = [f"{' & '.join(map(escaped, facts.head))} \\\\", "\\midrule"]
-    return float_of([*heads, *body], form, f"{facts.title[:1].upper()}{facts.title[1:]}; shares in \\%.", "facts")
+    heads = [f"{' & '.join(map(stacked, facts.head))} \\\\"]
+    return float_of(heads, body, form, f"{facts.title[:1].upper()}{facts.title[1:]}; shares in \\%.", "facts")
 
 
-def float_of(lines: Sequence[str], form: str, caption: str, label: str) -> list[str]:
+def stacked(text: str) -> str:
+    """A column's head, in several lines where it is long; a metric's name may break behind its dots."""
+    lines = textwrap.wrap(re.sub(r"(?<=[a-z]\.)(?=[a-z])", " ", text), HEAD_WIDTH, break_long_words=False)
+    joined = " \\\\ ".join(escaped(re.sub(r"(?<=[a-z]\.) (?=[a-z])", "", line)) for line in lines)
+    return f"\\shortstack{{{joined}}}" if len(lines) > 1 else joined
+
+
+def float_of(heads: Sequence[str], body: Sequence[str], form: str, caption: str, label: str) -> list[str]:
+    """A table no wider than a line, or over several pages where it is long."""
+    if len(body) > ONE_PAGE:
+        top = ["    \\toprule", *(f"    {line}" for line in heads), "    \\midrule"]
+        return [
+            "\\begingroup\\footnotesize\\setlength{\\tabcolsep}{3pt}",
+            f"\\begin{{longtable}}{{{form}}}",
+            f"    \\caption{{{caption}}}\\label{{tab:{label}}} \\\\",
+            *top,
+            "    \\endfirsthead",
+            *top,
+            "    \\endhead",
+            *(f"    {line}" for line in body),
+            "    \\bottomrule",
+            "\\end{longtable}",
+            "\\endgroup",
+        ]
     return [
         "\\begin{table}[t]",
         "  \\centering",
         f"  \\caption{{{caption}}}",
         f"  \\label{{tab:{label}}}",
+        "  \\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         f"  \\begin{{tabular}}{{{form}}}",
         "    \\toprule",
-        *(f"    {line}" for line in lines),
+        *(f"    {line}" for line in heads),
+        "    \\midrule",
+        *(f"    {line}" for line in body),
         "    \\bottomrule",
-        "  \\end{tabular}",
+        "  \\end{tabular}}",
         "\\end{table}",
     ]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from kedit_glue.compare_latex import PACKAGES, escaped, float_of
+from kedit_glue.compare_latex import PACKAGES, WORDY, escaped, float_of, stacked
 from kedit_glue.page.content import Page, Table
-
-SIGNS = {"±": r"$\pm$", "−": "$-$"}
 
 
 def tables(page: Page) -> dict[str, str]:
@@ -18,14 +16,18 @@ def tables(page: Page) -> dict[str, str]:
 
 
 def latex(table: Table, label: str) -> str:
-    """One float; the first column to the left, the others to the right."""
-    heads = [f"{' & '.join(map(cell, table.head))} \\\\", "\\midrule"]
-    body = [f"{' & '.join(map(cell, row))} \\\\" for row in table.rows]
-    side = "r" if table.numbers else "l"
-    caption = cell(f"{table.title}. {table.note}".strip())
-    lines = float_of([*heads, *body], "l" + side * (len(table.head) - 1), caption, label)
-    return "\n".join([PACKAGES, *lines, ""])
+    """One table; the first column to the left, numbers to the right, long texts broken into lines."""
+    heads = [f"{' & '.join(map(stacked, table.head))} \\\\"]
+    body = [f"{' & '.join(map(escaped, row))} \\\\" for row in table.rows]
+    caption = escaped(f"{table.title}. {table.note}".strip())
+    return "\n".join([PACKAGES, *float_of(heads, body, form(table), caption, label), ""])
 
 
-def cell(text: str) -> str:
-    return "".join(SIGNS.get(sign, sign) for sign in escaped(text))
+def form(table: Table) -> str:
+    """The columns' letters."""
+    if table.numbers:
+        return "l" + "r" * (len(table.head) - 1)
+    columns = list(zip(*table.rows, strict=True))
+    wordy = [max(map(len, column)) > WORDY for column in columns]
+    broken = f"p{{{0.6 / max(1, sum(wordy)):.2f}\\linewidth}}"
+    return "".join(broken if long else "l" for long in wordy)

@@ -109,7 +109,7 @@ def test_refusals(put: Callable[..., None], capsys: Capture, arguments: list[str
 @pytest.mark.parametrize(
     ("arguments", "beginning"),
     [
-        (["--to", "t.tex"], "% needs \\usepackage{booktabs}"),
+        (["--to", "t.tex"], "% needs \\usepackage{booktabs,graphicx,longtable}"),
         (["--to", "t.csv"], "result,protocol,metric"),
         (["--to", "t.txt"], "\nteacher-forced: "),
         (["--to", "t.txt", "--format", "markdown"], "**Teacher-forced: "),

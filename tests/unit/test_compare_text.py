@@ -131,13 +131,14 @@ def test_csv_of_facts_is_a_table_of_its_own() -> None:
 
 def test_latex() -> None:
     text = latex(Page(TABLE, SPREADS, DIFFERS))
-    assert "% needs \\usepackage{booktabs}" in text
+    assert "% needs \\usepackage{booktabs,graphicx,longtable}" in text
     assert text.count("\\begin{table}") == text.count("\\end{tabular}") == text.count("\\toprule") == 3
     assert lines(text, "&")[:2] == [
         "& \\multicolumn{2}{c}{teacher-forced} & \\multicolumn{1}{c}{sampled} & "
         "\\multicolumn{1}{c}{general ability (lm-eval)} \\\\",
-        "& edit success $\\uparrow$ & perplexity $\\downarrow$ & fluency $\\approx$ (8 facts) & "
-        "arc\\_easy, acc $\\uparrow$ (120 items) \\\\",
+        "& \\shortstack{edit success \\\\ $\\uparrow$} & perplexity $\\downarrow$ & "
+        "\\shortstack{fluency $\\approx$ (8 \\\\ facts)} & "
+        "\\shortstack{arc\\_easy, \\\\ acc $\\uparrow$ (120 \\\\ items)} \\\\",
     ]
     assert "\\cmidrule(lr){2-3} \\cmidrule(lr){4-4} \\cmidrule(lr){5-5}" in text
     assert "a\\_1 & \\textbf{98.8} & 3.46 & - & \\textbf{50.0} \\\\" in text

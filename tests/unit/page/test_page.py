@@ -260,6 +260,18 @@ def test_latex_takes_no_command_of_a_text() -> None:
     assert "\\textbackslash{}input\\{x\\} & 1 $\\pm$ 2 \\% \\\\" in text and "\\caption{T\\_1. 50 \\%.}" in text
 
 
+def test_a_latex_table_breaks_long_texts_and_goes_over_pages() -> None:
+    words = Table("T", ["cell", "its cause"], [["a", "x" * 41], ["b", "short"]], numbers=False)
+    assert "\\begin{tabular}{lp{0.60\\linewidth}}" in latex.latex(words, "t")
+    rows = [[str(number), "1"] for number in range(41)]
+    short, long = (latex.latex(Table("T", ["cell", "a head of many words"], some), "t") for some in (rows[:40], rows))
+    assert "\\begin{tabular}{lr}" in short and "longtable}{" not in short
+    assert "\\begin{longtable}{lr}" in long and "tabular}" not in long
+    assert long.count("\\shortstack{a head of \\\\") == 2, "on the first page and on the others"
+    name = latex.latex(Table("T", ["cell", "locality.generated.agreement"], [["a", "1"]]), "t")
+    assert "& \\shortstack{locality. \\\\ generated. \\\\ agreement} \\\\" in name
+
+
 def test_how_a_run_was_started_stands_on_its_page(run: Callable[..., Path]) -> None:
     folder = run()
     (folder / "setup").mkdir()
