@@ -33,7 +33,8 @@ def axis_columns(document: Mapping[str, Any]) -> list[Column]:
     """The settings that make the grid."""
 
     def shown(row: Mapping[str, Any], key: str) -> str:
-        return strict_yaml.dump(row["at"][key], flow=True) if key in row["at"] else "-"
+        value = row["at"].get(key, "-")
+        return value if isinstance(value, str) else strict_yaml.dump(value, flow=True)
 
     names = labels(document["axes"])
     return [(name, [shown(row, key) for row in document["cells"]]) for key, name in names.items()]

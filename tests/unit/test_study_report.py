@@ -14,7 +14,7 @@ from rich.console import Console
 from kedit_glue.metrics import GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
 from kedit_glue.study_grid import labels, said
 from kedit_glue.study_report import About, Result, differences, draw, fact_values, rows, table
-from kedit_glue.study_text import markdown, terminal
+from kedit_glue.study_text import axis_columns, markdown, terminal
 
 ABOUT = About("try", "../recipe.yaml", "a", {"edits.limit": 3}, ["train.epochs"])
 CHOICES = {"metric": "acc", "change": -0.025, "change_95": [-0.068, 0.018], "noise": True}
@@ -253,3 +253,12 @@ def test_facts_that_chose_the_merge_are_in_no_table() -> None:
     assert fact_values(A, SUCCESS).keys() - fact_values(searched, SUCCESS).keys() == {("f2", "p2", "t")}
     (found,) = differences([Result("a", {}, A), Result("b", {}, searched)], "a", [SUCCESS])
     assert found["metrics"][SUCCESS]["facts"] == 2
+
+
+def test_a_settings_text_stands_as_it_is_and_a_number_as_yaml() -> None:
+    rows = [{"at": {"batch": "10", "train.layers": [2]}}, {"at": {"batch": "all at once", "train.layers": "all"}}]
+    document = {"axes": ["batch", "train.layers"], "cells": [*rows, {"at": {}}]}
+    assert axis_columns(document) == [
+        ("batch", ["10", "all at once", "-"]),
+        ("layers", ["[2]", "all", "-"]),
+    ]
