@@ -35,6 +35,7 @@ CELLS = {
     "methods": 12,
     "merge_search_smollm2": 12,
     "methods_search": 23,
+    "moments_smollm2": 2 * 2 * 2,
     "rq1_knowedit_llama2": 6 * 13 - 2,  # Sanitation has nothing to train MEND and SERAC on
     "rq1_methods_smollm2": 2 * (9 * 3 + 4 * 1),  # of ROME, MEND, SERAC and ICE one size each
     "rq1_thousand_smollm2": 11,
