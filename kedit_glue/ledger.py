@@ -218,7 +218,9 @@ class Ledger:
         if stage.editable and stage.output.is_file() and records.damage(stage.output, record.get("output", {}), True):
             kept = stage.output.rename(stage.output.with_name(stage.output.name + BY_HAND))
         self.record_file(stage).unlink(missing_ok=True)
-        for path in (stage.output, stage.working, *([stage.output.with_name(packed)] if packed else [])):
+        # what lies beside the output of a stage that was not done yet is what it goes on from
+        beside = stage.beside if record else ()
+        for path in (stage.output, stage.working, *beside, *([stage.output.with_name(packed)] if packed else [])):
             remove(path)
         return kept
 

@@ -63,7 +63,8 @@ class _Builder:
         """The model that the last batch's change is counted from, and the stage that made it."""
         self.facts_file = place.folder / "facts.json"
         self.marks = marks(facts)
-        self.judged_on = plan_search.judged_on(recipe, batches)
+        self.judged_on = frozenset(plan_search.judged_on(recipe, batches))
+        self.reported = [i for i in ids if i not in self.judged_on]
         self.trained = methods.changed(recipe, place.n_layers, place.tensors)
         self.moments: tuple[Path, str] | None = None
         """The file that says where second moments are, and the stage that makes it."""
@@ -128,7 +129,7 @@ class _Builder:
         once_made = [self.directions.get(self.recipe.train.protect), self.moments, self.editor]
         names = ("protect", "moments", "editor")
         files = {name: made[0] if made else None for name, made in zip(names, once_made, strict=True)}
-        questions = asked(self.recipe, self.ids, last=True)
+        questions = asked(self.recipe, self.reported, last=True)
         shared = independent.shared(self.recipe, self.place, self.batches, self.trained, files["protect"])
         self.data |= shared.data
         self.files += shared.files
@@ -252,8 +253,8 @@ class _Builder:
         self, number: int, title: str, space: str, name: str, onto: tuple[str, str], best: tuple[str, str] | None
     ) -> tuple[Path, str]:
         """``merge.search``: the merge YAML that it writes, and the stage."""
-        upto, judged = min(number * self.recipe.edits.batch_size, len(self.ids)), set(self.judged_on)
-        ids = tuple(i for i in self.ids[:upto] if i in judged)
+        upto = min(number * self.recipe.edits.batch_size, len(self.ids))
+        ids = tuple(i for i in self.ids[:upto] if i in self.judged_on)
         tuned, model = tuple(t for t, _ in self.tuned), best[0] if best else None
         asked = plan_search.Asked(number, title, space, name, onto[0], tuned, model, ids, self.marks[upto])
         made = plan_search.searched(self.recipe, self.place, asked, self.facts_file, self.trained)
@@ -350,7 +351,7 @@ class _Builder:
         folder = self.place.folder / where
         output = folder / f"answers{of}.json"
         edits = self.recipe.score.edits
-        settings = {**asked(self.recipe, self.ids, last), "new": new, "upto": upto, "old": edits.old_facts}
+        settings = {**asked(self.recipe, self.reported, last), "new": new, "upto": upto, "old": edits.old_facts}
         job = Job(
             title,
             "score",

@@ -12,6 +12,7 @@ from kedit_glue.batch_files import batch_name
 from kedit_glue.merging import MergeRefused, Tuned, check_count, merge_formats
 from kedit_glue.modules import Trained
 from kedit_glue.recipe_schema import Recipe
+from kedit_glue.recipe_search import Search
 from kedit_glue.runner import Job
 from kedit_glue.search import evolve
 from kedit_glue.search.genome import Genome
@@ -44,9 +45,10 @@ def judged_on(recipe: Recipe, batches: Sequence[Sequence[Fact]]) -> list[str]:
         here = {fact["id"] for fact in batch}
         if here <= taken or (recipe.merge.when == "each" and number == 1 and not here & taken):
             lack = "no other fact to report" if here <= taken else "none of them"
+            or_end = ", or set merge.when: end" if recipe.merge.when == "each" else ""
             raise MergeRefused(
                 f"of {len(ids)} facts {wanted}, drawn all over the run, are for merge.search, and batch {number} has "
-                f"{lack}: change merge.search.fitness.facts or edits.batch_size, or set merge.when: end"
+                f"{lack}: change merge.search.fitness.facts or edits.batch_size{or_end}"
             )
     return chosen
 
@@ -56,6 +58,16 @@ def drawn(ids: Sequence[str], count: int, seed: int) -> list[str]:
     draw = random.Random(f"search {seed}")
     ends = [at * len(ids) // count for at in range(count + 1)]
     return [ids[draw.randrange(first, end)] for first, end in pairwise(ends)]
+
+
+def check_grid(search: Search, numbers: int) -> None:
+    """MergeRefused where a grid would have one step of a number."""
+    if search.by == "grid" and (least := 2**numbers) > search.evaluations:
+        raise MergeRefused(
+            f"merge.search.by is grid, and two steps of each of {numbers} numbers take {least} evaluations; "
+            f"merge.search.evaluations is {search.evaluations}: raise it, search fewer numbers (layer_granularity, "
+            "filters), or set by: cma_es"
+        )
 
 
 def spaces(recipe: Recipe, batches: int) -> tuple[str, ...]:
@@ -102,7 +114,7 @@ def searched(recipe: Recipe, place: Place, asked: Asked, facts: Path, trained: T
         check_count(place.method, len(tuned))
     formats = {k: v for k, v in merge_formats(merge.dtype, recipe.train.precision, merge.extra).items() if v}
     trace = folder / f"{name}.trace.jsonl"
-    reuse = folder / "merge_file.yaml" if len(tuned) == 1 and not best else None
+    reuse = folder / "merge_file.yaml" if name == "merge" and len(tuned) == 1 and not best else None
     settings = {
         "space": asked.space,
         "search": search.model_dump(),
@@ -132,7 +144,7 @@ def searched(recipe: Recipe, place: Place, asked: Asked, facts: Path, trained: T
     asks = {**settings, **files, **common}
     task, evolves = task_of(asks), None
     if isinstance(task, Genome):
-        task.genes()  # raises where a number cannot begin
+        check_grid(search, len(task.genes()))  # genes() raises where a number cannot begin
         evolves = folder / "evolve.yaml" if evolve.configuration(task, (), search.fitness.limit) else None
     what = "numbers" if asked.space == "ps" else "layers"
     job = Job(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kedit_glue.problems import did_you_mean
 from kedit_glue.recipe_errors import Draft
 from kedit_glue.recipe_search import Fitness, Search
+from kedit_glue.recipe_values import SWITCHES
 from kedit_glue.search.fitness import PARTS
 from kedit_glue.strict_yaml import KeyPath
 from kedit_glue.tools.mergekit import common_benchmark
@@ -63,7 +65,11 @@ def _own(search: Search, known: frozenset[str] | None) -> Iterator[Rule]:
         hint = "a data flow has a number for each layer, and one for each pair"
         yield Rule((*AT, "by"), f"grid, while space is {search.space}", "cma_es, nsga2, random", hint)
     for name, (low, high) in search.ranges.items():
-        if low >= high:
+        if name in SWITCHES:
+            yield Rule((*AT, "ranges", name), f"{name} is true or false", "the ranges of numbers")
+        if not (math.isfinite(low) and math.isfinite(high)):
+            yield Rule((*AT, "ranges", name), f"[{low:g}, {high:g}]", "two finite numbers")
+        elif low >= high:
             yield Rule((*AT, "ranges", name), f"[{low:g}, {high:g}]", "two numbers, the lower one first")
         if known is not None and name not in known and not (name == "scale" and search.space != "ps"):
             hint = did_you_mean(name, known) or ""

@@ -52,7 +52,7 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
         "base": {"model": recipe.model, "weights": weights_hash(model)},
         "edited": _edited(plan),
         "facts_source": source(Path(recipe.edits.source).name, facts),
-        "protocol": protocol(recipe, len(facts)),
+        "protocol": protocol(recipe, len(facts) - len(seen)),
         "before": {"edits": compared["before"], "general": scores.brief_general(base_general)},
         "batches": batches,
         "retention": None if alone else _retention(plan, stages, base, seen),

@@ -26,6 +26,7 @@ from kedit_glue.problems import CannotStart, RecipeError
 from kedit_glue.progress import Display
 from kedit_glue.recipe import describe
 from kedit_glue.render import RenderError
+from kedit_glue.results import SearchedOn
 from kedit_glue.runner import StageFailed
 from kedit_glue.weights import WeightsError
 
@@ -42,7 +43,7 @@ exit codes: 0 done, 1 a stage failed (run again to go on), 2 the recipe, data or
 
 USER_ERRORS = (
     *(RecipeError, FactsError, ModelError, WeightsError, ChangedError, MergeRefused, RenderError),
-    *(EditedTwice, BrokenEdit, CannotStart, NotTogether),
+    *(EditedTwice, BrokenEdit, CannotStart, NotTogether, SearchedOn),
 )
 Given = TypeVar("Given")
 """A program's options, as it reads them."""

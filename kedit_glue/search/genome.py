@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kedit_glue.merging import MergeMethod, MergeRefused
+from kedit_glue.merging import MergeMethod, MergeRefused, each_number
 
 RANGES: Mapping[str, tuple[float, float]] = {"weight": (0.0, 1.5), "density": (0.05, 1.0), "t": (0.0, 1.0)}
 """Of the parameters that mergekit-evolve's genome knows; ``scale`` is the data flow's."""
@@ -122,11 +122,20 @@ class Genome:
     def _gene(self, title: str, name: str) -> Gene:
         low, high = self.ranges.get(name) or RANGES[name]
         start = self.settings.get(name, 1.0 if name == "density" else (low + high) / 2)
+        if name == "weight" and name in self.settings and self.method.base != "required":
+            start = each_number(start, lambda weight: weight / len(self.tuned))  # as in a plain merge
         if isinstance(start, bool) or not isinstance(start, (int, float)):
             raise MergeRefused(
                 f"merge.parameters.{name} is {start!r}: where merge.search searches {name}, it begins at one number"
             )
-        return Gene(title, float(low), float(high), min(max(float(start), low), high))
+        if not low <= start <= high:
+            if name in self.ranges:
+                raise MergeRefused(
+                    f"merge.parameters.{name} is {start:g}, where the search begins, and merge.search.ranges.{name} is "
+                    f"[{low:g}, {high:g}]; allowed: a range that holds it"
+                )
+            low, high = min(low, start), max(high, start)
+        return Gene(title, float(low), float(high), float(start))
 
     # -- as mergekit's YAML ---------------------------------------------------------------------
 

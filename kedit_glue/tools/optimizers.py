@@ -60,6 +60,7 @@ class CmaEs:
         with self._own_numbers():
             self.strategy = cma.CMAEvolutionStrategy(begin, sigma, options)
         self.strategy.inject([begin], force=True)
+        self.first: Vector | None = begin
         self.asked: list[Any] = []
 
     @contextmanager
@@ -78,7 +79,10 @@ class CmaEs:
     def ask(self, count: int) -> list[Vector]:
         with self._own_numbers():
             self.asked = self.strategy.ask()
-        return [[float(share) for share in vector] for vector in self.asked[:count]]
+        found = [[float(share) for share in vector] for vector in self.asked[:count]]
+        if self.first is not None:  # pycma moves what lies near a bound
+            found[0], self.first = list(self.first), None
+        return found
 
     def tell(self, values: Sequence[tuple[float, ...] | None]) -> None:
         if len(values) < len(self.asked):

@@ -51,7 +51,8 @@ class Probes:
             pairs = zip(before[first:last], after[first:last], strict=True)
             found["locality"] = mean([scores.agreement(b.most_likely, a.most_likely) for b, a in pairs])
         if self.texts:
-            found["perplexity"] = min(1.0, math.exp(nats(before[last:]) - nats(after[last:])))
+            share = math.exp(nats(before[last:]) - nats(after[last:]))
+            found["perplexity"] = share if math.isnan(share) else min(1.0, share)
         return found
 
 

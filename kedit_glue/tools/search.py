@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,12 +76,19 @@ class Run:
         self.number = 0
 
     def generation(
-        self, vectors: Sequence[Vector], before: Sequence[Mapping[str, Any]], known: Sequence[dict[str, Any]]
+        self, vectors: Sequence[Vector], before: Sequence[Mapping[str, Any]], known: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """The entries of these candidates: those that the trace holds, and the others judged and put into it."""
+        """The entries of these candidates: those that the trace holds, and the others judged and put into it.
+
+        From the first other candidate on, ``known`` and the trace are of another search, and cut off.
+        """
         self.number += 1
-        there = known[len(before) : len(before) + len(vectors)]
-        made = [entry for entry, vector in zip(there, vectors, strict=False) if entry["print"] == mark(vector)]
+        there = zip(known[len(before) :], vectors, strict=False)
+        made = [entry for entry, _ in itertools.takewhile(lambda pair: pair[0]["print"] == mark(pair[1]), there)]
+        count = len(before) + len(made)
+        if len(made) < len(vectors) and len(known) > count:
+            del known[count:]
+            trace.cut(Path(self.job["trace"]), count)
         merges = [merge_of(self.task, vector, self.job) for vector in vectors[len(made) :]]
         wanted = [merge for merge in merges if isinstance(merge, Merge)]
         judged = iter(self.judge(wanted))

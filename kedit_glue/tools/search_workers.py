@@ -58,15 +58,19 @@ def on_ray(job: Mapping[str, Any], texts: Sequence[str], count: int) -> Iterator
 
     @ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1)
     class Worker:
-        """Loads its models when it starts, and again when it was lost and is started anew."""
+        """Loads its models with its first candidate, and again when it was lost and is started anew."""
 
         def __init__(self) -> None:
-            from kedit_glue.tools.candidates import Candidates
-
-            self.candidates = Candidates(job, texts)
+            self.candidates: Any = None
 
         def judge(self, merge: Merge) -> Judged:
-            return self.candidates.judge(merge.config, merge.path)
+            from kedit_glue.tools.candidates import Candidates
+
+            self.candidates = self.candidates or Candidates(
+                job, texts
+            )  # what it raises ends the search, with its words
+            found: Judged = self.candidates.judge(merge.config, merge.path)
+            return found
 
     started: Any = Worker
     actors = [started.remote() for _ in range(count)]

@@ -24,6 +24,10 @@ ALONE = [
      ":4:42  merge.search.evaluations: 0 (whole number); allowed: a whole number from 1 to 1000000"),
     ("{space: ps, ranges: {weight: [1, 0]}}",
      ":4:38  merge.search.ranges.weight: [1, 0]; allowed: two numbers, the lower one first"),
+    ("{space: ps, ranges: {weight: [.nan, 1]}}",
+     ":4:38  merge.search.ranges.weight: [nan, 1]; allowed: two finite numbers"),
+    ("{space: ps, ranges: {normalize: [0, 1]}}",
+     ":4:38  merge.search.ranges.normalize: normalize is true or false; allowed: the ranges of numbers"),
     ("{space: ps, ranges: {weigth: [0, 1]}}",
      ":4:38  merge.search.ranges.weigth: the merge method has no such parameter; allowed: density, int8_mask, "
      "lambda, normalize, rescale, weight; did you mean 'weight'?"),
@@ -154,6 +158,11 @@ REFUSED = [
      "of the others: edit more facts, or set merge.search.fitness.facts to fewer"),
     (4, 2, "ps, layer_granularity: 5", "merge.search.layer_granularity is 5, and the model has 12 layers; allowed: 0, "
      "1, 2, 3, 4, 6, 12"),
+    (4, 2, "ps, by: grid, evaluations: 7, layer_granularity: 4", "merge.search.by is grid, and two steps of each of 3 "
+     "numbers take 8 evaluations; merge.search.evaluations is 7: raise it, search fewer numbers (layer_granularity, "
+     "filters), or set by: cma_es"),
+    (4, 2, "ps, ranges: {weight: [0.1, 0.5]}", "merge.parameters.weight is 0.7, where the search begins, and "
+     "merge.search.ranges.weight is [0.1, 0.5]; allowed: a range that holds it"),
 ]  # fmt: skip
 
 
@@ -162,6 +171,24 @@ def test_no_plan(plan_of: PlanOf, count: int, size: int, space: str, said: str) 
     with pytest.raises(MergeRefused) as caught:
         plan_of(SEARCH % (space, ""), facts=count, batch_size=size)
     assert str(caught.value) == said
+
+
+def test_where_a_merge_is_for_the_end_nothing_else_is_advised(plan_of: PlanOf) -> None:
+    with pytest.raises(MergeRefused, match=r"change merge\.search\.fitness\.facts or edits\.batch_size$"):
+        plan_of(SEARCH % ("ps", ", when: end"), facts=4, batch_size=1)
+
+
+def test_what_is_asked_besides_is_asked_of_held_out_facts(plan_of: PlanOf) -> None:
+    plan = plan_of(SEARCH % ("ps", ", when: end") + "\nscore: {edits: {fluency_facts: 8}}", facts=8, batch_size=4)
+    judged = next(s.job.arguments["ids"] for s in plan.stages if s.job.function == "search")
+    last = [s.job.arguments for s in plan.stages if s.job.function == "score"][-1]
+    others = [f"f{n}" for n in range(8) if f"f{n}" not in judged]
+    assert len(judged) == 4 and last["fluency_ids"] == last["generate"]["ids"] == others
+
+
+def test_only_the_last_search_writes_a_merge_file(plan_of: PlanOf) -> None:
+    plan = plan_of(SEARCH % ("both", ", when: end"), facts=4, batch_size=4)
+    assert [s.job.arguments["reuse"] for s in plan.stages if s.job.function == "search"] == [None, None]
 
 
 def test_the_found_yaml_is_where_stock_mergekit_is_told_to_look(plan_of: PlanOf, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_search_goes_on_where_nothing_changed(
 ) -> None:
     file, texts = tmp_path / "merge.trace.jsonl", ["a text"]
     assert trace.begin(file, head(job, texts, 3, ["perplexity"])) == []
-    trace.add(file, {"number": 1})
+    trace.add(file, {"number": 1, "fitness": 0.5})
     change(tmp_path, job, texts)
     known = trace.begin(file, json.loads(json.dumps(head(job, texts, 3, ["perplexity"]))))
-    assert known == ([{"number": 1}] if same else [])
+    assert known == ([{"number": 1, "fitness": 0.5}] if same else [])
