@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ HEAD_WIDTH = 12
 """A head of more characters is stacked."""
 WORDY = 40
 """A column of texts with more characters than this is broken into lines."""
+BREAK = "\x00"
+"""Where a word may be broken."""
 ONE_PAGE = 40
 """A table of more rows goes on over pages."""
 
@@ -61,10 +64,9 @@ def latex(page: Page) -> str:
 
 def grouped_head(columns: Sequence[Column], heads: Sequence[str]) -> list[str]:
     """Two rows: protocols over their columns with rules below, then titles."""
-    order = list(columns)
     spans, rules, at = [], [], 2
-    for protocol in dict.fromkeys(column.protocol for column in order):
-        width = sum(column.protocol == protocol for column in order)
+    for protocol, together in itertools.groupby(column.protocol for column in columns):
+        width = len(list(together))
         spans.append(f"\\multicolumn{{{width}}}{{c}}{{{escaped(title_of(protocol))}}}")
         rules.append(f"\\cmidrule(lr){{{at}-{at + width - 1}}}")
         at += width
@@ -88,8 +90,8 @@ def facts_table(facts: Section) -> list[str]:
 
 def stacked(text: str) -> str:
     """A column's head, in several lines where it is long; a metric's name may break behind its dots."""
-    lines = textwrap.wrap(re.sub(r"(?<=[a-z]\.)(?=[a-z])", " ", text), HEAD_WIDTH, break_long_words=False)
-    joined = " \\\\ ".join(escaped(re.sub(r"(?<=[a-z]\.) (?=[a-z])", "", line)) for line in lines)
+    lines = textwrap.wrap(re.sub(r"(?<=[a-z]\.)(?=[a-z])", f"{BREAK} ", text), HEAD_WIDTH, break_long_words=False)
+    joined = " \\\\ ".join(escaped(line.replace(f"{BREAK} ", "").replace(BREAK, "")) for line in lines)
     return f"\\shortstack{{{joined}}}" if len(lines) > 1 else joined
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from kedit_glue.compare import plain_tables
 from kedit_glue.compare_facts import Spread
-from kedit_glue.compare_latex import escaped, latex
+from kedit_glue.compare_latex import escaped, grouped_head, latex, stacked
 from kedit_glue.compare_same import Differs
 from kedit_glue.compare_table import Column, Difference, Table, Value
 from kedit_glue.compare_text import Page, comma_separated, markdown
@@ -146,6 +146,30 @@ def test_latex() -> None:
     assert "f1 & What \\textbar{} is\\_it & new & edit success (teacher-forced) & 100.0 & 25.0 \\\\" in text
     caption = next(line for line in text.splitlines() if "\\caption" in line)
     assert "edit\\_success.teacher\\_forced.token\\_accuracy" in caption and "NOT THE SAME" in caption
+
+
+def test_latex_names_the_protocol_above_each_column() -> None:
+    generated = Column("edit_success.generated.exact_match", "edit success, exact", "higher", True)
+    top, rules, _ = grouped_head([SUCCESS, generated, PERPLEXITY, TASK], ["a", "b", "c", "d"])
+    assert top == (
+        " & \\multicolumn{1}{c}{teacher-forced} & \\multicolumn{1}{c}{generated} & "
+        "\\multicolumn{1}{c}{teacher-forced} & \\multicolumn{1}{c}{general ability (lm-eval)} \\\\"
+    )
+    assert rules == "\\cmidrule(lr){2-2} \\cmidrule(lr){3-3} \\cmidrule(lr){4-4} \\cmidrule(lr){5-5}"
+
+
+@pytest.mark.parametrize(
+    ("head", "printed"),
+    [
+        ("short", "short"),
+        ("one & two three", r"\shortstack{one \& two \\ three}"),
+        ("less vs. before", r"\shortstack{less vs. \\ before}"),
+        ("all.generated.ended", r"\shortstack{all. \\ generated. \\ ended}"),
+        ("", ""),
+    ],
+)
+def test_long_heads_are_stacked(head: str, printed: str) -> None:
+    assert stacked(head) == printed
 
 
 def test_latex_has_as_many_cells_as_columns_and_closes_every_brace() -> None:
