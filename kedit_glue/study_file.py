@@ -231,15 +231,18 @@ def _misses(study: Study) -> list[tuple[KeyPath, str, str, str]]:
                 found.append((("without", at, name), f"there is no axis {name}", ", ".join(study.axes), hint))
                 continue
             there = list(study.axes[name])
-            for value in asked if isinstance(asked, list) else [asked]:
+            for value in asked if isinstance(asked, list) and asked not in there else [asked]:
                 if value not in there:
                     words = ", ".join(map(str, there))
                     found.append((("without", at, name), f"the axis has no value {value}", words, ""))
     owners: dict[str, KeyPath] = {}
     for point in (point for name, axis in study.axes.items() for point in points(name, axis, "")):
         for key, place in point.places.items():
-            if owners.setdefault(key, place)[:2] != place[:2]:
-                found.append((place, f"the axis {owners[key][1]} sets this key, too", "each key in one axis", ""))
+            other = next((o for o, at in owners.items() if at[:2] != place[:2] and overlap(key, o)), None)
+            if other is not None:
+                what = "this key" if other == key else other
+                found.append((place, f"the axis {owners[other][1]} sets {what}, too", "each key in one axis", ""))
+            owners.setdefault(key, place)
     if study.seeds:
         named = {key: ("cells", at, "set", key) for at, cell in enumerate(study.cells) for key in cell.set}
         places = {key: ("set", key) for key in study.set} | owners | named
@@ -289,6 +292,11 @@ def plan_cells(loaded: Loaded, values: Sequence[str], known: Mapping[str, frozen
     return planned
 
 
+def overlap(key: str, other: str) -> bool:
+    """Whether one of two keys is the other, or a part of it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
 def _key_of(value: str) -> str:
     return value.partition("=")[0].strip()
 
@@ -301,7 +309,7 @@ def _fixed(loaded: Loaded, values: Sequence[str]) -> list[Problem]:
     found = []
     for key in map(_key_of, values):
         for other, why in settled.items():
-            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+            if overlap(key, other):
                 found.append(Problem(f"{SET_PREFIX}{key}", None, None, key, "this cannot be changed here", "", why))
                 break
     return found

@@ -109,7 +109,7 @@ def grid(axes: Mapping[str, Axis], without: Sequence[Mapping[str, Any]] = ()) ->
 
 
 def met(value: Any, asked: Any) -> bool:
-    return value in asked if isinstance(asked, list) else bool(value == asked)
+    return bool(value == asked) or (isinstance(asked, list) and value in asked)
 
 
 def distinct(cell: Cell) -> Cell:

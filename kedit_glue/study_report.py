@@ -7,10 +7,10 @@
     axes         names of the grid's axes
     metrics      those of the tables
     cells        one entry a cell, where there are seeds one for all of them: {cell, settings, at (axis -> value),
-                 cause}, with seeds runs: name -> seed; with a result also {metrics: name -> {mean, half_95,
-                 facts, with seeds seeds_95}, general: as ``scores.general_change``, optimizer_steps,
-                 train_seconds, merge_seconds, all_seconds, cost (as ``scores.json``'s, empty where a file has
-                 none), method, harmonic (``harmonic``)}
+                 cause}, with seeds runs: name -> seed, lacking: name -> {seed, cause}; with a result also
+                 {metrics: name -> {mean, half_95, facts, with seeds seeds_95}, general: as
+                 ``scores.general_change``, optimizer_steps, train_seconds, merge_seconds, all_seconds, cost (as
+                 ``scores.json``'s, empty where a file has none), method, harmonic (``harmonic``)}
     differences  one entry a cell with a result, but for the baseline: {cell, metrics: name ->
                  {difference, difference_95, facts, excludes_zero}}
 
@@ -96,7 +96,8 @@ def rows(results: Sequence[Result], shown: Sequence[str] = METRICS) -> list[dict
     found = []
     for name, group in grouped(results).items():
         settings = {k: v for k, v in group[0].settings.items() if len(group) == 1 or k != "seed"}
-        causes = [f"{r.cell}: {r.cause}" if len(group) > 1 else r.cause for r in group if r.cause]
+        lacking = [r for r in group if r.document is None]
+        causes = [f"{r.cell}: {r.cause}" if len(group) > 1 else r.cause for r in lacking]
         entry: dict[str, Any] = {
             "cell": name,
             "settings": settings,
@@ -106,7 +107,12 @@ def rows(results: Sequence[Result], shown: Sequence[str] = METRICS) -> list[dict
         documents = [r.document for r in group if r.document is not None]
         if len(group) > 1:
             entry["runs"] = {r.cell: r.settings["seed"] for r in group if r.document is not None}
-        found.append(entry | _measured(documents, shown) if documents else entry)
+            entry["lacking"] = {r.cell: {"seed": r.settings["seed"], "cause": r.cause} for r in lacking}
+        if documents:
+            entry |= _measured(documents, shown)
+        if len(group) > 1 and len(documents) == 1:  # an interval over facts would stand among those over seeds
+            entry["metrics"] = {m: value | {"half_95": None} for m, value in entry["metrics"].items()}
+        found.append(entry)
     return found
 
 
@@ -197,13 +203,15 @@ def harmonic(document: Mapping[str, Any], values: Mapping[str, Sequence[float]])
     """Harmonic mean of edit success, generalization, locality and retained general ability, each 0 to 1; higher is
     better, None where one was not measured.
 
-    Retained: the mean over lm-eval's tasks of after / before (before / after where lower is better), at most 1.
+    Retained: the mean over lm-eval's tasks of after / before (before / after where lower is better), at most 1; 0 where
+    the edited model's value is no number.
     """
     kept = []
     for change in document["after"]["general_change"].values():
         before, after = change.get("before"), change.get("after")
-        if before and after:
-            kept.append(min(1.0, after / before if change["better"] == "higher" else before / after))
+        if before:  # of nothing there is no share
+            better, worse = (after, before) if change["better"] == "higher" else (before, after)
+            kept.append(0.0 if after is None else min(1.0, better / worse) if worse else 1.0)
     of_edits = [values[m] for m in (metrics.SUCCESS, metrics.GENERALIZATION, metrics.LOCALITY)]
     if not kept or not all(of_edits):
         return None
@@ -241,16 +249,22 @@ def fact_values(document: Mapping[str, Any], metric: str) -> dict[tuple[str, str
 
 
 def differences(results: Sequence[Result], baseline: str, shown: Sequence[str] = METRICS) -> list[dict[str, Any]]:
-    """Each cell less the baseline, fact by fact; empty while the baseline has no result."""
-    groups = {name: [r.document for r in group if r.document is not None] for name, group in grouped(results).items()}
-    base = groups.get(baseline)
-    if not base:
-        return []
-    return [
-        {"cell": name, "metrics": {m: d for m in shown if (d := _difference(documents, base, m))}}
-        for name, documents in groups.items()
-        if documents and name != baseline
-    ]
+    """Each cell less the baseline, fact by fact and over the seeds that both have; empty while there are none."""
+    groups = {name: by_seed(group) for name, group in grouped(results).items()}
+    base = groups.pop(baseline, {})
+    found = []
+    for name, documents in groups.items():
+        both = [seed for seed in documents if seed in base]
+        pair = [documents[seed] for seed in both], [base[seed] for seed in both]
+        if both:
+            found.append({"cell": name, "metrics": {m: d for m in shown if (d := _difference(*pair, m))}})
+    return found
+
+
+def by_seed(group: Sequence[Result]) -> dict[Any, Mapping[str, Any]]:
+    """The documents of cells that differ in their seed alone; None stands for the seed of a study without seeds."""
+    seeded = [(r.settings.get("seed") if r.group not in ("", r.cell) else None, r.document) for r in group]
+    return {seed: document for seed, document in seeded if document is not None}
 
 
 def _difference(

@@ -60,7 +60,7 @@ def cost_columns(document: Mapping[str, Any]) -> list[Column]:
             heads.setdefault(task, f"{task} ({'%' if change.get('change_is') else 'points'})")
     found = [(head, [_change(row.get("general", {}).get(task, {})) for row in cells]) for task, head in heads.items()]
     found.append(("H", [_form("{:.1f}", row.get("harmonic"), 0.01) for row in cells]))
-    found.append(("steps", [str(row.get("optimizer_steps") or "-") for row in cells]))
+    found.append(("steps", [_count(row.get("optimizer_steps")) for row in cells]))
     costs = [row.get("cost", {}) for row in cells]
     found.append(("s a fact", [_form("{:.2f}", cost.get("seconds_a_fact")) for cost in costs]))
     found.append(("peak GB", [_form("{:.1f}", cost.get("peak_memory_bytes"), 1e9) for cost in costs]))
@@ -88,6 +88,11 @@ def _head_and_rows(rows: Sequence[Mapping[str, Any]], *columns: Column) -> tuple
 
 def _form(form: str, value: float | None, unit: float = 1.0) -> str:
     return "-" if value is None else form.format(value / unit)
+
+
+def _count(value: float | None) -> str:
+    """A number of things, or a mean of such numbers."""
+    return str(value or "-") if isinstance(value, int) else _form("{:.1f}", value)
 
 
 def _unit(metric: str) -> tuple[float, str]:
@@ -118,8 +123,15 @@ def _points(metric: str, entry: Mapping[str, Any]) -> str:
 
 
 def without_result(document: Mapping[str, Any]) -> list[str]:
-    """``cell: cause`` of each cell that has none."""
-    return [f"{row['cell']}: {row['cause']}" for row in document["cells"] if "metrics" not in row]
+    """``cell: cause`` of each cell that has none, or not of every seed."""
+    found = []
+    for row in document["cells"]:
+        if lacking := row.get("lacking"):
+            done = len(row["runs"])
+            found.append(f"{row['cell']}: {done} of {done + len(lacking)} seeds; {row['cause']}")
+        elif "metrics" not in row:
+            found.append(f"{row['cell']}: {row['cause']}")
+    return found
 
 
 def markdown(document: Mapping[str, Any], picture: str = "") -> str:

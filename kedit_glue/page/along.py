@@ -7,11 +7,11 @@ from typing import Any
 
 from kedit_glue import strict_yaml
 from kedit_glue.page.cells import Cell, Measure, measures, slug
-from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Series
+from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series
 from kedit_glue.page.of_run import SHARES
 from kedit_glue.page.values import said
 from kedit_glue.study_grid import labels
-from kedit_glue.study_report import About
+from kedit_glue.study_report import About, seeds_interval
 
 ALONG = "Scores along an axis"
 NO_AXIS = "The study has no axes: its cells are named one by one. axes: in the study's file makes curves."
@@ -57,7 +57,7 @@ def curve(
         for other in others:
             mine = [c for c in cells if names is None or rest(c, key, names) == other]
             at = [(place(c.settings[key], values), c) for v in values for c in mine if text(c.settings[key]) == text(v)]
-            points = [p for x, cell in at if (p := value(cell, x)).y is not None]
+            points = over_seeds([p for x, cell in at if (p := value(cell, x)).y is not None])
             if points:
                 series.append(Series(other or measure, points))
     numeric = all(not isinstance(place(v, values), str) for v in values)
@@ -72,10 +72,25 @@ def curve(
         Axis(name, log=bool(spread) and spread[0] > 0 and spread[-1] / spread[0] >= 50),
         Axis(shown[0][0] if names else "score", "%", None if names else SHARES),
         series,
-        "Bars are 95 % intervals over facts." + (" A line for each combination of the other axes." if names else ""),
+        "Bars are 95 % intervals over facts, or over seeds where a cell has several."
+        + (" A line for each combination of the other axes." if names else ""),
         "curves",
         {"axis": name, "measure": shown[0][0] if names else "all"},
     )
+
+
+def over_seeds(points: Sequence[Point]) -> list[Point]:
+    """One point at each x: where there are several, their mean with its interval over them."""
+    found: dict[str | float, list[Point]] = {}
+    for point in points:
+        found.setdefault(point.x, []).append(point)
+    return [together[0] if len(together) == 1 else mean_of(together) for together in found.values()]
+
+
+def mean_of(points: Sequence[Point]) -> Point:
+    middle, half = seeds_interval([p.y for p in points if p.y is not None])
+    low, high = (None, None) if half is None else (middle - half, middle + half)
+    return Point(points[0].x, middle, low, high, label=", ".join(p.label for p in points), count=points[0].count)
 
 
 def ordered(values: Sequence[Any]) -> list[Any]:

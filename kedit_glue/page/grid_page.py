@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from kedit_glue import strict_yaml, study_grid, study_report, study_text, verdict
@@ -20,7 +19,8 @@ MOST_NAMED = 4
 
 
 def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
-    about, results = each_seed(about, results)
+    figures = of_grid.figures(about, results)
+    about, results = of_grid.each_seed(about, results)
     cells = cells_of(results)
     document = study_report.table(about, results)
     rows = facts.across([(cell.name, cell.document) for cell in cells])
@@ -35,17 +35,11 @@ def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
         overall(verdicts, results),
         tiles(cells),
         sections(about, document, verdicts),
-        of_grid.figures(about, results),
+        figures,
         rows,
         {"cells": [cell.name for cell in cells], "all": everything},
         "Made by kedit_glue from the cells' scores.json. This page asks no network.",
     )
-
-
-def each_seed(about: About, results: Sequence[Result]) -> tuple[About, list[Result]]:
-    """Cells that differ in their seed as cells of their own; the baseline is the first of its own."""
-    base = next((r.cell for r in results if about.baseline in (r.cell, r.group)), about.baseline)
-    return replace(about, baseline=base), [replace(result, group="") for result in results]
 
 
 def headline(cells: Sequence[Cell]) -> str:

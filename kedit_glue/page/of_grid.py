@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kedit_glue import metrics, study_report
@@ -20,7 +21,9 @@ NO_CELL = "No cell has a result yet."
 
 
 def figures(about: About, results: Sequence[Result]) -> list[Drawn]:
-    """All of them, in the order of the page."""
+    """All of them, in the order of the page; differences are over seeds, where there are some."""
+    less = less_baseline(about, results)
+    about, results = each_seed(about, results)
     cells = cells_of(results)
     if not cells:
         return [Missing("cells", "Cells side by side", NO_CELL)]
@@ -29,7 +32,7 @@ def figures(about: About, results: Sequence[Result]) -> list[Drawn]:
         radar(about, cells),
         *curves(about, cells),
         *trade_offs(about, cells),
-        *less_baseline(about, results),
+        *less,
         general(cells),
         ages(cells),
         cost(cells),
@@ -47,6 +50,12 @@ def best(cells: Sequence[Cell], most: int) -> list[Cell]:
     )
     chosen = [cell.name for cell in ranked[:most]]
     return [cell for cell in cells if cell.name in chosen]
+
+
+def each_seed(about: About, results: Sequence[Result]) -> tuple[About, list[Result]]:
+    """Cells that differ in their seed as cells of their own; the baseline is the first of its own."""
+    base = next((r.cell for r in results if about.baseline in (r.cell, r.group)), about.baseline)
+    return replace(about, baseline=base), [replace(result, group="") for result in results]
 
 
 def side_by_side(cells: Sequence[Cell]) -> list[Drawn]:

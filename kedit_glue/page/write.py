@@ -97,8 +97,9 @@ def study(folder: Path) -> tuple[About, list[Result]]:
 def cells(folder: Path, row: dict[str, Any]) -> list[Result]:
     """A cell of a study's table; one for each seed where it has several."""
     name, settings, at = row["cell"], row["settings"], row.get("at", {})
-    seeds = row.get("runs") or {name: None}
-    found = []
+    lacking = row.get("lacking", {})
+    seeds = row.get("runs") or ({} if lacking else {name: None})
+    found = [Result(run, {**settings, "seed": of["seed"]}, None, of["cause"], at, name) for run, of in lacking.items()]
     for run, seed in seeds.items():
         own = settings if seed is None else {**settings, "seed": seed}
         group = name if seed is not None else ""

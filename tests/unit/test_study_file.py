@@ -119,6 +119,11 @@ BAD: list[tuple[str, str]] = [
         f"{HEAD}axes: {{seed: [1], data: {{a: {{seed: 2}}}}}}",
         ":3:36  axes.data.a.seed: the axis seed sets this key, too; allowed: each key in one axis",
     ),
+    (
+        f"{HEAD}axes: {{merge.parameters.weight: [1], how: {{a: {{merge.parameters: {{weight: 2}}}}}}}}",
+        ":3:66  axes.how.a.merge.parameters: the axis merge.parameters.weight sets merge.parameters.weight, too; "
+        "allowed: each key in one axis",
+    ),
     (f"{HEAD}axes: {{seed: [1]}}\nwithout: 3", f":4:10  without: 3 (whole number); allowed: {WITHOUT}; {QUOTES}"),
     (f"{HEAD}axes: {{seed: [1]}}\nwithout: [x]", f":4:11  without[0]: x (text); allowed: {WITHOUT}"),
     (
@@ -297,3 +302,10 @@ def test_values_of_the_command_line(make: Make, value: str, expected: str) -> No
     text = "set: {seed: -2}\naxes: {train.epochs: [1]}\ncells: [{name: x, set: {merge.parameters: {weight: 1}}}]"
     text = text if value.startswith("seed") else text.replace("-2", "2")
     assert problems(lambda: cells(make, text, value)) == [f"--set {value.partition('=')[0]}  {expected}"]
+
+
+def test_a_list_that_is_a_value_of_its_axis_is_left_out(make: Make) -> None:
+    loaded = load_study(make(f"{HEAD}axes: {{train.layers: [[4, 5], [6], 7]}}\nwithout: [{{train.layers: [4, 5]}}]"))
+    assert [cell.at["train.layers"] for cell in loaded.cells] == [[6], 7]
+    loaded = load_study(make(f"{HEAD}axes: {{train.layers: [[4, 5], [6], 7]}}\nwithout: [{{train.layers: [[6], 7]}}]"))
+    assert [cell.at["train.layers"] for cell in loaded.cells] == [[4, 5]]

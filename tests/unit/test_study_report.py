@@ -13,7 +13,7 @@ from rich.console import Console
 
 from kedit_glue.metrics import GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
 from kedit_glue.study_grid import labels, said
-from kedit_glue.study_report import About, Result, differences, draw, fact_values, rows, table
+from kedit_glue.study_report import About, Result, differences, draw, fact_values, harmonic, rows, table
 from kedit_glue.study_text import axis_columns, markdown, terminal
 
 ABOUT = About("try", "../recipe.yaml", "a", {"edits.limit": 3}, ["train.epochs"])
@@ -218,9 +218,47 @@ def test_cells_that_differ_in_their_seed_are_one_row() -> None:
     assert first["general"]["text"]["change"] == pytest.approx(0.02)
     assert first["optimizer_steps"] == 9
     assert second["metrics"][SUCCESS]["mean"] == 0.75 and "seeds_95" not in second["metrics"][SUCCESS]
-    # fact by fact: 0.75 - 0.5, 1 - 1
-    assert document["differences"][0]["metrics"][SUCCESS]["difference"] == pytest.approx(0.125)
-    assert "mean over seeds" in markdown(document)
+    # fact by fact, over seed 0, which both have
+    assert document["differences"][0]["metrics"][SUCCESS]["difference"] == 0
+    text = markdown(document)
+    assert "mean over seeds" in text
+    assert "- a: 2 of 3 seeds; a_seed-2: no room" in text and "- b: 1 of 2 seeds; b_seed-1: no room" in text
+    cells = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert "| 75.0 |" in cells["b"], "an interval over facts does not stand among those over seeds"
+
+
+def test_differences_are_over_the_seeds_that_both_have() -> None:
+    low, high = (scores_of([value, value], [{"near": 1.0}] * 2) for value in (0.25, 1.0))
+    results = [
+        Result("a_seed-0", {"seed": 0}, low, group="a"),
+        Result("a_seed-1", {"seed": 1}, high, group="a"),
+        Result("b_seed-0", {"seed": 0}, None, "no room", group="b"),
+        Result("b_seed-1", {"seed": 1}, high, group="b"),
+        Result("c_seed-2", {"seed": 2}, high, group="c"),
+        Result("d_seed-0", {"seed": 0}, high, group="d"),
+        Result("d_seed-1", {"seed": 1}, high, group="d"),
+    ]
+    found = {one["cell"]: one["metrics"][SUCCESS]["difference"] for one in differences(results, "a")}
+    # seed 1 against seed 1; 1 less the mean of 0.25 and 1
+    assert found == {"b": 0, "d": pytest.approx(0.375)}
+
+
+@pytest.mark.parametrize(
+    ("better", "before", "after", "h"),
+    [
+        ("higher", 0.8, 0.8, 1.0),
+        ("higher", 0.8, 0.4, 4 / (3 + 1 / 0.5)),
+        ("higher", 0.8, 0.0, 0.0),
+        ("lower", 20.0, 40.0, 4 / (3 + 1 / 0.5)),
+        ("lower", 20.0, None, 0.0),
+        ("lower", 0.5, 0.0, 1.0),
+        ("higher", 0.0, 0.5, None),
+    ],
+)
+def test_a_task_that_broke_down_keeps_nothing(better: str, before: float, after: float | None, h: float | None) -> None:
+    document = {"after": {"general_change": {"task": {"better": better, "before": before, "after": after}}}}
+    every = {metric: [1.0] for metric in (SUCCESS, GENERALIZATION, LOCALITY)}
+    assert harmonic(document, every) == (None if h is None else pytest.approx(h))
 
 
 def test_metrics_that_are_asked_for_stand_beside_the_usual_ones() -> None:

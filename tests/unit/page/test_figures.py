@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,6 +131,17 @@ def cells(scored: Scored, settings: list[dict[str, Any]]) -> list[Result]:
 
 def figures(scored: Scored, axes: list[str], settings: list[dict[str, Any]]) -> dict[str, Any]:
     return by_id(of_grid.figures(About("grid", "r.yaml", "c0", {}, axes), cells(scored, settings)))
+
+
+def test_a_curve_of_several_seeds_is_their_mean(scored: Scored) -> None:
+    at = [{"train.epochs": epochs, "seed": seed} for epochs in (5, 30) for seed in (0, 1)]
+    results = [replace(one, group=f"e{one.settings['train.epochs']}") for one in cells(scored, at)]
+    made = by_id(of_grid.figures(About("grid", "r.yaml", "e5", {}, ["train.epochs"]), results))
+    (success,) = (s for s in made["curve_train_epochs"].series if s.name == "edit success")
+    # means over the four facts: 1, 0.975 at 5 epochs, 0.95, 0.925 at 30; t(0.975, 1) = 12.706
+    assert [(p.x, p.y) for p in success.points] == [(5.0, pytest.approx(98.75)), (30.0, pytest.approx(93.75))]
+    assert success.points[0].high == pytest.approx(98.75 + 12.706 * 1.25, rel=1e-4)
+    assert [p.x for p in made["less_edit_success"].series[0].points] == ["e30"]
 
 
 def test_along_a_single_axis_all_measures_are_in_one_figure(scored: Scored) -> None:
