@@ -31,6 +31,7 @@ from kedit_glue import (
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.card import model_card
 from kedit_glue.execute import again_from, execute, export, output_missing, show_plan
+from kedit_glue.facts.loading import has_brace
 from kedit_glue.keeping import Keeper
 from kedit_glue.ledger import Ledger, digest, remove
 from kedit_glue.located import locate, make_model, run_job
@@ -124,10 +125,10 @@ def check_subjects(recipe: Recipe, edits: Sequence[Mapping[str, Any]]) -> None:
     if recipe.method not in methods.AT_SUBJECT:
         return
     without = [e["id"] for e in edits if not e["subject"]]
-    # EasyEdit puts the subject's place into the prompt as {} and calls str.format
-    braces = [e["id"] for e in edits if e["subject"] and {"{", "}"} & set(e["prompt"])]
+    braces = [e["id"] for e in edits if e["subject"] and has_brace(e["prompt"], e["target_new"])]
     title = methods.METHODS[recipe.method].title
-    for ids, what in ((without, "name no subject that stands in the prompt"), (braces, "hold a brace in the prompt")):
+    lacks = {"name no subject that stands in the prompt": without, "hold a brace in prompt or target": braces}
+    for what, ids in lacks.items():
         if ids:
             raise CannotStart(
                 f"{title} looks a fact up at its subject, and {report.counted(len(ids), 'fact', 'facts')} of "

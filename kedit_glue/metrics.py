@@ -110,7 +110,7 @@ def _teacher_forced() -> Iterable[Metric]:
         PERPLEXITY,
         "perplexity of the target",
         "exp of the mean negative log-likelihood of the target's tokens behind the prompt, and of the text "
-        "'<|endoftext|>' that EasyEdit's package puts behind it (its main does not)",
+        "'<|endoftext|>' that EasyEdit's package puts behind it (its main does not); none where a fact's is endless",
         "facts",
         "1 upward",
         "lower",

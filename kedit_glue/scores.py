@@ -28,9 +28,18 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+MOST_NATS = 709.0
+"""e to the power of more is no float."""
+
+
 def finite(value: float) -> float | None:
     """None for infinity and what is no number: JSON has neither."""
     return value if math.isfinite(value) else None
+
+
+def exp(number: float) -> float:
+    """Infinity where the result is too large for a float."""
+    return math.exp(number) if number < MOST_NATS else math.inf if number == number else math.nan
 
 
 def agreement(before: Sequence[int], after: Sequence[int]) -> float:
@@ -86,9 +95,9 @@ def likelihood(after: Answers, before: Answers) -> dict[str, Any]:
         if name == "neighborhood":
             wins, gains = [1.0 if true < new else 0.0 for new, true in pairs], [-gain for gain in gains]
         found[f"{name}.likelihood.score"] = _mean(wins)
-        found[f"{name}.likelihood.magnitude"] = _mean(gains)
+        found[f"{name}.likelihood.magnitude"] = finite(sum(gains) / len(gains))
     if responses := after.get("responses"):
-        found[metrics.SENTIMENT] = sentiment(responses, before["responses"])
+        found[metrics.SENTIMENT] = finite(sentiment(responses, before["responses"]))
     return found
 
 
@@ -98,7 +107,7 @@ def sentiment(after: Answers, before: Answers) -> float:
     A value is a list of [loss, tokens], a pair for each response.
     """
     wanted, opposite, was = (_per_token(values) for values in (after["Wanted"], after["Opposite"], before["Wanted"]))
-    return 1 / (1 + math.exp(opposite - wanted)) * min(1.0, math.exp(wanted - was))
+    return 1 / (1 + exp(opposite - wanted)) * exp(min(0.0, wanted - was))
 
 
 def _per_token(responses: Sequence[tuple[float, int]]) -> float:
@@ -181,8 +190,9 @@ def summary(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if not having:
             continue
         values = [value for score in having if (value := one_number(score)) is not None]
-        found[name] = {"mean": _mean(values), "facts": len(values)}
-        if values:
+        endless = name == metrics.PERPLEXITY and any(name in s and s[name] is None for s in scores)
+        found[name] = {"mean": None if endless else _mean(values), "facts": len(values)}
+        if values and not endless:
             found[name]["half_width_95"] = interval(values)[1]
         if isinstance(having[0], Mapping):
             kinds = sorted({kind for score in having for kind in score})
@@ -223,6 +233,8 @@ def fluency(raw: Answers) -> dict[str, Any]:
 
 # -- general ability ----------------------------------------------------------------------------
 
+PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+"""Their items are (log-likelihood in nats, weight in words or bytes)."""
 MAIN_METRICS = ("acc", "exact_match", "word_perplexity", "byte_perplexity", "bits_per_byte", "f1")
 
 
@@ -243,6 +255,9 @@ def general_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[
     change in log-perplexity per word (items weighted by their words), given as a ratio. ``noise``
     says whether the interval holds no change. ``inside_base_interval`` says whether the value after
     lies inside the 95 % interval of the value before, which is wider: the items are the same.
+
+    No change is given for metrics of all items together (mcc, some f1, bleu), whose items are answers, and for
+    perplexities that are no finite number.
     """
     found = {}
     for task, old in before.items():
@@ -258,10 +273,11 @@ def general_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[
             "after": finite(new["metrics"][metric]),
             "items": len(pairs),
         }
-        if pairs and isinstance(pairs[0][0], (list, tuple)):
-            entry |= _ratio_change(pairs)
-            entry |= _turned([(a[0], b[0]) for a, b in pairs], higher_is_better=True)  # log-likelihoods
-        elif pairs:
+        if pairs and metric.partition(",")[0] in PERPLEXITIES:
+            if change := _ratio_change(pairs):
+                turned = _turned([(a[0], b[0]) for a, b in pairs], higher_is_better=True)  # log-likelihoods
+                entry |= change | turned
+        elif pairs and all(isinstance(value, (int, float)) for pair in pairs for value in pair):
             entry |= _difference(pairs)
             entry |= _turned(pairs, entry["better"] == "higher")
         chosen = metric.partition(",")[2]
@@ -315,7 +331,10 @@ def _difference(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def _ratio_change(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> dict[str, Any]:
-    """Items are (log-likelihood in nats, weight in words or bytes); the change is a ratio of perplexities."""
+    """Items are (log-likelihood in nats, weight in words or bytes); the change is a ratio of perplexities.
+
+    Empty where one of the numbers is not finite.
+    """
     weights = [float(a[1]) for a, _ in pairs]
     mean_weight = sum(weights) / len(weights)
 
@@ -327,11 +346,15 @@ def _ratio_change(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> d
 
     change, half = rate([float(a[0]) - float(b[0]) for a, b in pairs])
     base, base_half = rate([-float(a[0]) for a, _ in pairs])
+    ratios = [exp(number) - 1 for number in (change, change - half, change + half)]
+    base_95 = [exp(base - base_half), exp(base + base_half)]
+    if not all(map(math.isfinite, (*ratios, *base_95))):
+        return {}
     return {
-        "change": math.exp(change) - 1,
-        "change_95": [math.exp(change - half) - 1, math.exp(change + half) - 1],
+        "change": ratios[0],
+        "change_95": ratios[1:],
         "noise": change - half <= 0 <= change + half,
-        "base_95": [math.exp(base - base_half), math.exp(base + base_half)],
+        "base_95": base_95,
         "inside_base_interval": abs(change) <= base_half,
         "change_is": "ratio minus 1",
     }

@@ -209,9 +209,9 @@ def harmonic(document: Mapping[str, Any], values: Mapping[str, Sequence[float]])
     kept = []
     for change in document["after"]["general_change"].values():
         before, after = change.get("before"), change.get("after")
-        if before:  # of nothing there is no share
+        if before and before > 0:  # of nothing there is no share
             better, worse = (after, before) if change["better"] == "higher" else (before, after)
-            kept.append(0.0 if after is None else min(1.0, better / worse) if worse else 1.0)
+            kept.append(0.0 if after is None else max(0.0, min(1.0, better / worse)) if worse else 1.0)
     of_edits = [values[m] for m in (metrics.SUCCESS, metrics.GENERALIZATION, metrics.LOCALITY)]
     if not kept or not all(of_edits):
         return None

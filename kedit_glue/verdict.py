@@ -1,6 +1,7 @@
 """Whether an edited model may ship, and why: a result's numbers against thresholds (``recipe_verdict.py``). Pure.
 
-A value on the wrong side of its threshold by less than its 95 % interval is neither met nor missed.
+A value on the wrong side of its threshold by less than its 95 % interval is neither met nor missed; of general ability
+a change whose interval holds 0 is no loss, however wide the interval: ask more items to see a small one.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ def at_least(metric: str, entry: Mapping[str, Any] | None, least: float) -> Reas
 
 def at_most(task: str, change: Mapping[str, Any], most: float) -> Reason:
     """Of a task of lm-eval; ``most``: the relative loss that is tolerated."""
+    if change.get("before") is not None and change.get("after", 0.0) is None:
+        return reason(False, f"{task}: the edited model's {change['metric']} is no finite number")
+    if change.get("before") == 0 and change["better"] == "higher":
+        return reason(True, f"{task}: the original scores 0, of which nothing can be lost")
     found = relative_loss(change)
     if found is None:
         return reason(None, f"{task} has no change to compare")

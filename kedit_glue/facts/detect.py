@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,8 +33,19 @@ OTHER_NEEDS = {
 }
 
 
+OURS = ("rephrase_prompts", "portability_prompt")
+NUMBERED = re.compile(r"rephrase_prompt_\d+")
+
+
 def has(raw: Record, *keys: str) -> bool:
     return all(key in raw for key in keys)
+
+
+def is_ours(raw: Record) -> bool:
+    """With keys that no other format reads; several of these share the rest."""
+    both = has(raw, "locality_prompt") and isinstance(raw.get("locality"), Mapping)
+    own = both or any(key in OURS or NUMBERED.fullmatch(key) for key in raw)
+    return has(raw, "prompt", "target_new") and own
 
 
 def is_counterfact(raw: Record) -> bool:
@@ -62,6 +74,7 @@ def is_rippleedits(raw: Record) -> bool:
 
 
 TESTS: tuple[tuple[str, Callable[[Record], bool]], ...] = (
+    ("records", is_ours),
     ("mquake", lambda raw: isinstance(raw.get("requested_rewrite"), list)),
     ("rippleedits", is_rippleedits),
     ("counterfact", is_counterfact),

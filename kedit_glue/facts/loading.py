@@ -55,6 +55,8 @@ def load(
         like = nearest(format, ("auto", *FORMATS))
         todo = f"did you mean {like!r}?" if like else "name one of these"
         raise FactsError(f"{path}: unknown format {shown(format)}. Allowed: auto, {', '.join(FORMATS)}. Next: {todo}")
+    if skip < 0:
+        raise refused(path, f"skip {skip}", "0 or more", "raise it or leave it out")
     if limit is not None and limit < 1:
         raise refused(path, f"limit {limit}", "a limit of 1 or more, or none", "raise it or leave it out")
     file = read(path, format)
@@ -70,22 +72,32 @@ def load(
     edits, others = clean(parsed)
     if not edits:
         raise nothing_sound(path, file.format, in_order(broken + others), file.records)
-    edits, unasked = file.finish(edits)
-    unusable = in_order(broken + others + unasked)
+    unasked: list[Unusable] = []
+    if not file.of_chosen:
+        edits, unasked = file.finish(edits)
     if skip >= len(edits):
         held = f"{len(edits)} sound fact{'s' * (len(edits) != 1)}"
         raise refused(path, f"skip {skip}", f"a number below the file's {held}", "lower it")
-    wanted = [edit for edit in edits[skip:] if not with_subject or found_at_subject(edit.subject, edit.prompt)]
+    wanted = [edit for edit in edits[skip:] if not with_subject or found_at_subject(edit)]
     if not wanted:
-        found = f"none of {len(edits) - skip} facts has a subject that stands in its prompt, without a brace in it"
+        found = f"none of {len(edits) - skip} facts has a subject that stands in its prompt, without a brace in them"
         raise refused(path, found, "facts that a method can look up at their subjects", "set edits.with_subject: false")
     passed = len(edits) - skip - len(wanted)
+    if file.of_chosen:
+        wanted, unasked = file.finish(wanted)
+    unusable = in_order(broken + others + unasked)
     return FactSet(tuple(wanted[:limit]), unusable, file.format, file.records, file.source, passed)
 
 
-def found_at_subject(subject: str | None, prompt: str) -> bool:
-    """Whether ROME, MEMIT and EMMET can look a fact up: EasyEdit puts the subject's place into the prompt as ``{}``."""
-    return bool(subject) and not {"{", "}"} & set(prompt)
+def found_at_subject(edit: Edit) -> bool:
+    """Whether ROME, MEMIT and EMMET can look a fact up."""
+    return bool(edit.subject) and not has_brace(edit.prompt, edit.target_new)
+
+
+def has_brace(prompt: str, target: str) -> bool:
+    """Whether EasyEdit would take a part of these for a place: it marks the subject's as ``{}``, joins prompt and
+    target, and calls str.format (easyeditor 0.0.1.dev0, models/memit/compute_z.py:47 and rome/compute_v.py:39)."""
+    return bool({"{", "}"} & set(prompt + target))
 
 
 def in_order(unusable: Sequence[Unusable]) -> tuple[Unusable, ...]:
@@ -110,6 +122,8 @@ class File:
     source: str
     finish: Finish = as_they_are
     """Gives the sound edits what only the whole file tells."""
+    of_chosen: bool = False
+    """Whether that depends on which edits are made."""
 
 
 def read(path: Path, format: str) -> File:
@@ -145,7 +159,7 @@ def of_records(path: Path, format: str, raws: list[reading.Raw]) -> File:
         format = detect(path, objects) if objects else "records"
     if format == "mquake":
         rewrites, cases = mquake.cases(raws)
-        return File(format, rewrites, len(raws), path.name, partial(mquake.hang, cases))
+        return File(format, rewrites, len(raws), path.name, partial(mquake.hang, cases), of_chosen=True)
     if format == "knowedit":
         return File(format, raws, len(raws), path.name, lambda edits: (knowedit.finished(edits, path.name), []))
     return File(format, raws, len(raws), path.name)

@@ -2,7 +2,8 @@
 
 Each rewrite becomes an edit (``record 3, rewrite 2``). Rewrites recur: those of MQuAKE-T's 1,825 cases are 96 different
 ones. A rewrite that stands in the file already is left out as a duplicate, and the case's questions, asked once, hang
-on whichever of its edits is made last; where one of its rewrites is contradicted or unusable they are left out.
+on whichever of its edits is made last; where one of its rewrites is contradicted, unusable or passed over they are left
+out.
 """
 
 from __future__ import annotations
@@ -77,11 +78,13 @@ def to_edit(raw: Record, position: str) -> Parsed:
 
 
 def hang(found: Sequence[Case], edits: Sequence[Edit]) -> tuple[list[Edit], list[Unusable]]:
-    """The edits with the cases' questions, and what was left out."""
+    """The edits that are made, with the cases' questions, and what was left out; of cases without an edit nothing."""
     made = {folded(edit.prompt): place for place, edit in enumerate(edits)}
     hung: dict[int, list[Found]] = {}
     unusable = []
     for case in found:
+        if passed_over(case, made):
+            continue
         try:
             last = max(place_of(rewrite, made, edits) for rewrite in case.rewrites)
         except BadRecord as bad:
@@ -97,6 +100,15 @@ def hang(found: Sequence[Case], edits: Sequence[Edit]) -> tuple[list[Edit], list
     ], unusable
 
 
+def passed_over(case: Case, made: Mapping[str, int]) -> bool:
+    """Whether its rewrites are sound and none of them is made."""
+    try:
+        edits = [to_edit(rewrite.value, "")[0] for rewrite in case.rewrites if isinstance(rewrite.value, Mapping)]
+    except BadRecord:
+        return False
+    return len(edits) == len(case.rewrites) and not any(folded(edit.prompt) in made for edit in edits)
+
+
 def place_of(rewrite: Raw, made: Mapping[str, int], edits: Sequence[Edit]) -> int:
     """Which edit makes this rewrite; raises BadRecord where none does."""
     name = rewrite.position.partition(", ")[2]
@@ -106,7 +118,9 @@ def place_of(rewrite: Raw, made: Mapping[str, int], edits: Sequence[Edit]) -> in
         edit, _ = to_edit(rewrite.value, rewrite.position)
     except BadRecord:
         raise BadRecord(BAD_PROBE, f"{name} cannot be used") from None
-    place = made[folded(edit.prompt)]
+    place = made.get(folded(edit.prompt))
+    if place is None:
+        raise BadRecord(BAD_PROBE, f"{name} is not among the edits")
     if folded(edits[place].target_new) != folded(edit.target_new):
         raise BadRecord(BAD_PROBE, f"{name} contradicts {edits[place].position}")
     return place

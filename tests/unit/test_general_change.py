@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kedit_glue import scores
+from kedit_glue import scores, verdict
 
 
 @pytest.mark.parametrize(
@@ -155,3 +155,31 @@ def test_tasks_that_only_one_side_has_are_left_out() -> None:
 def test_brief_general_counts_the_items() -> None:
     assert scores.brief_general({"t": task([1, 0])}) == {"t": {"metrics": {"acc": 0.5}, "items": 2}}
     assert scores.brief_general(None) is None
+
+
+WHOLE = [(1, 0), (0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize("metric", ["mcc", "f1", "bleu"])
+def test_metrics_of_all_items_together_have_no_change_item_by_item(metric: str) -> None:
+    """lm-eval logs [right answer, prediction] for these (lm-eval 0.4.13, api/task.py:1557)."""
+
+    def side(value: float, items: list[Any]) -> dict[str, Any]:
+        rows = [{"doc_id": n, metric: item} for n, item in enumerate(items)]
+        return {"t": {"metrics": {f"{metric},none": value}, "higher_is_better": {metric: True}, "items": rows}}
+
+    before, after = side(1.0, [[a, a] for a, _ in WHOLE]), side(-1.0, [list(item) for item in WHOLE])
+    found = scores.general_change(before, after)["t"]
+    assert (found["before"], found["after"], found["items"]) == (1.0, -1.0, 3) and "change" not in found
+
+
+@pytest.mark.parametrize("nats", [-8000.0, -math.inf, math.nan])
+def test_a_perplexity_that_is_no_number_has_no_change(nats: float) -> None:
+    def side(value: float, each: float) -> dict[str, Any]:
+        rows = [{"doc_id": n, "word_perplexity": [each - n, 10]} for n in range(3)]
+        return {"t": {"metrics": {"word_perplexity,none": value}, "higher_is_better": {}, "items": rows}}
+
+    found = scores.general_change(side(20.0, -30.0), side(math.inf, nats))["t"]
+    assert found["after"] is None and "change" not in found and "noise" not in found
+    found = {**found, "better": "lower"}
+    assert verdict.at_most("t", found, 0.05)["met"] is False

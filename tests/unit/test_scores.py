@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kedit_glue import scores
+from kedit_glue import metrics, scores
 from kedit_glue.metrics import (
     COUNTERFACT_S,
     EFFICACY_MAGNITUDE,
@@ -272,3 +272,15 @@ def test_sentiment(wanted: float, opposite: float, was: float, expected: float) 
 
     found = scores.fact_scores(raw(wanted, opposite), raw(was, 99.0), FACTS[0])
     assert found == {SENTIMENT: pytest.approx(expected)}
+
+
+def test_a_model_that_broke_down_has_scores_that_json_can_hold() -> None:
+    nan = float("nan")
+    assert scores.likelihood({"edit_success": [nan, 1.0]}, {}) == {
+        "efficacy.likelihood.score": 0.0, "efficacy.likelihood.magnitude": None,
+    }  # fmt: skip
+    far, near = [[900.0, 1]], [[0.5, 1]]
+    assert scores.sentiment({"Wanted": far, "Opposite": near}, {"Wanted": near}) == 0.0
+    endless, fine = {metrics.PERPLEXITY: None}, {metrics.PERPLEXITY: 3.0}
+    assert scores.summary([endless, fine])[metrics.PERPLEXITY] == {"mean": None, "facts": 1}
+    assert scores.summary([fine])[metrics.PERPLEXITY]["mean"] == 3.0

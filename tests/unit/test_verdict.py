@@ -15,6 +15,14 @@ NOTHING = dict.fromkeys(verdict.DEFAULTS)
 SAME = {"met": True, "says": "choices: loss 2.0 % [+1.2, +2.8], up to 5.0 % of loss is tolerated"}
 
 
+@pytest.mark.parametrize("after", [0.0, 0.3])
+def test_of_nothing_nothing_can_be_lost(after: float) -> None:
+    change = {"better": "higher", "before": 0.0, "after": after, "change": after, "change_95": [after, after],
+              "noise": not after}  # fmt: skip
+    says = "gsm8k: the original scores 0, of which nothing can be lost"
+    assert verdict.at_most("gsm8k", change, 0.05) == {"met": True, "says": says}
+
+
 @pytest.mark.parametrize(
     ("mean", "half", "met", "says"),
     [

@@ -56,6 +56,17 @@ def hung(facts: FactSet) -> list[dict[str, tuple[Probe, ...]]]:
     return [dict(edit.portability) for edit in facts.edits]
 
 
+def test_questions_are_asked_where_all_of_their_rewrites_are_made(tmp_path: Path) -> None:
+    both = case(7, rewrite("Elbonia", "Ada"), rewrite("Ada", "Cy", "spouse"))
+    load_cases(tmp_path, case(6, rewrite("Utopia", "Bea")), both, case(8, rewrite("Atlantis", "Dot")))
+    facts = load(tmp_path / "MQuAKE-T.json", skip=2)
+    assert [edit.subject for edit in facts.edits] == ["Ada", "Atlantis"]
+    assert [set(kinds) for kinds in hung(facts)] == [set(), {"Multi_Hop", "Single_Hop"}]
+    assert [(item.position, item.message) for item in facts.unusable] == [
+        ("record 2", "its questions are not asked: rewrite 1 is not among the edits")
+    ], "of a case that is passed over as a whole nothing is said"
+
+
 def test_rewrites_become_edits(tmp_path: Path) -> None:
     facts = load_cases(tmp_path, case(7, rewrite("Elbonia", "Ada"), rewrite("Ada", "Cy", "spouse")))
     first, second = facts.edits
