@@ -19,7 +19,8 @@ TOKEN = re.compile(
 )
 """Access tokens that are known by their shape: the hub's, of model services, code hosts, chats and clouds."""
 NAMED = re.compile(
-    rb"(?i)(?<=[\s\"'#{,])(?:password|passwd|passphrase|secret|(?:(?:access|api|auth|hf|hub)[_-])?token|api[_-]?key)"
+    rb"(?im)(?:^|(?<=[\s\"'#{,?&]))(?:[\w-]*(?:password|passwd|passphrase|secret|api[_-]?key)"
+    rb"|(?:[\w-]*(?:access|api|auth|hf|hub)[_-])?token)"
     rb"[\"']?[ \t]*[:=][ \t]*[\"']?(?P<value>[^\s\"',}]{8,})"
 )
 """A value that a settings file calls a secret."""
@@ -68,7 +69,7 @@ class Cleaning:
         for pattern in (self.redaction.pattern, TOKEN):
             raw, found = pattern.subn(_hidden, raw)
             secrets += found
-        if name.endswith((".yaml", ".yml")):
+        if name.endswith((".yaml", ".yml", ".md")):
             raw, found = NAMED.subn(_value_hidden, raw)
             secrets += found
         text, paths = self.known.subn(self._name, raw.decode("utf-8", "surrogatepass"))

@@ -31,7 +31,7 @@ WIDTH = 110
 """Of what is written for a terminal into a file, which has none."""
 EXAMPLES = """examples:
   python -m kedit_glue.compare runs/a runs/b                       every metric that they have, the best marked
-  python -m kedit_glue.compare runs/* --metrics generated locality --to table.tex
+  python -m kedit_glue.compare runs/*/ --metrics generated locality --to table.tex
   python -m kedit_glue.compare a.json b.json --baseline a.json     and what b has more or less than a
   python -m kedit_glue.compare runs/a runs/b --facts               and the facts on which they differ most
   python -m kedit_glue.compare runs/a runs/b --format csv          one line a result and metric, for programs

@@ -8,7 +8,7 @@ import fnmatch
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kedit_glue import environment
@@ -42,22 +42,27 @@ def execute(
     told: set[tuple[str, str | None]] = set()
     """Said of which stage why it runs, or (None) that it stands: not said again after a stage was done anew."""
     while True:
-        todo = ledger.todo(plan.stages, {n: why for n, why in again.items() if n not in ran}, plan.final_model)
+        forced = {name: why for name, why in again.items() if name not in ran}
+        todo = ledger.todo(plan.stages, forced, plan.final_model)
         pending = [t.stage for t in todo if t.reason is not None]
         announce([t for t in todo if (t.stage.name, t.reason) not in told], display)
         told |= {(t.stage.name, reason) for t in todo for reason in {None, t.reason}}
         keeper.begin({s.name for s in pending})
         restore_needed(pending, plan, ledger, display, keeper.original)
-        done, whole = _run(plan, todo, ledger, runner, display, keeper)
+        done, whole = _run(plan, todo, forced, ledger, runner, display, keeper)
         ran += done
         if whole:
             return len(ran)
 
 
 def _run(
-    plan: Plan, todo: Sequence[Todo], ledger: Ledger, runner: Runner, display: Display, keeper: Keeper
-) -> tuple[list[str], bool]:
-    """Run the stages that have a reason; False: look again, for a stage was done anew that others stand on."""
+    plan: Plan, todo: Sequence[Todo], forced: Collection[str], ledger: Ledger, runner: Runner, display: Display,
+    keeper: Keeper,
+) -> tuple[list[str], bool]:  # fmt: skip
+    """Run the stages that have a reason; False: look again, for a stage was done anew that others stand on.
+
+    ``forced``: stages that are done here whatever lies beside.
+    """
     pending = {t.stage.name for t in todo if t.reason is not None}
     stands_on = {name for t in todo if t.reason is None for name in t.stage.after} & pending
     estimate, learned = Estimate(), 0
@@ -74,7 +79,7 @@ def _run(
         if reason is None:
             continue
         with disk_full(stage, stage.room + SPARE):
-            if taken := ledger.adopt(stage):
+            if taken := None if stage.name in forced else ledger.adopt(stage):
                 display.say(f"{stage.job.title}: taken from {taken}")
                 display.tell("stage_adopted", stage=stage.name, taken_from=taken)
             else:

@@ -172,7 +172,7 @@ def _explain(conflicts: list[_State]) -> str:
                 f"by the recipe:\n{difference(kept, state.now, name)}",
             ]
         advice = f"Take the recipe's change back, or make it in the file and delete {state.kept_file}"
-        shown.append("\n".join([*lines, f"{advice}, or give --fresh to drop the edits made by hand."]))
+        shown.append("\n".join([*lines, f"{advice}, or delete {state.path} to have it generated anew."]))
     if len(conflicts) > MOST_NAMED:
         shown.append(f"The same holds for {len(conflicts) - MOST_NAMED} more files.")
     return "\n".join(shown)

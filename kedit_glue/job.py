@@ -21,6 +21,7 @@ from kedit_glue import (
     methods,
     models,
     nodes,
+    own_folder,
     page,
     records,
     report,
@@ -33,9 +34,9 @@ from kedit_glue.card import model_card
 from kedit_glue.execute import again_from, execute, export, output_missing, show_plan
 from kedit_glue.facts.loading import has_brace
 from kedit_glue.keeping import Keeper
-from kedit_glue.ledger import Ledger, digest, remove
+from kedit_glue.ledger import Ledger, digest
 from kedit_glue.located import locate, make_model, run_job
-from kedit_glue.locks import LOCK, STAGE_LOCK, held
+from kedit_glue.locks import STAGE_LOCK, held
 from kedit_glue.merging import MergeMethod
 from kedit_glue.plan import Place, Plan, make_plan
 from kedit_glue.problems import CannotStart, listed
@@ -48,7 +49,6 @@ from kedit_glue.stage import quiet_environment
 from kedit_glue.tools.lm_eval import local_tasks
 from kedit_glue.tools.prepare import split_rephrasings
 
-DOOMED = ".deleted"
 GARBAGE = (100_000, 50, 100)
 """The garbage collector looks less often than by default: a plan of 10,000 batches is millions of objects that stay."""
 
@@ -84,10 +84,11 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
     )
     written = options.recipe.read_bytes()  # now: it may lie in the folder that --fresh empties
     folder = Path(recipe.output).resolve() / recipe.name
+    own_folder.reads_from_outside(recipe, folder)
     machines = 1 if options.dry_run or options.check else recipe.launch.nodes
     with held(folder, display.say), nodes.together(folder, machines):
         if options.fresh:
-            clear(folder)
+            own_folder.clear(folder)
         display.log, display.events = folder / "log.txt", folder / "events.jsonl"
         display.say(f"kedit_glue: {options.recipe} -> {folder}")
         device = environment.device(recipe.device)
@@ -113,7 +114,7 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
         if options.check:
             display.say("nothing stands in the way; run the same command without --check")
             return None
-        ledger = Ledger(environment.versions(), folder, options.elsewhere)
+        ledger = Ledger(environment.versions(), folder, [other for other in options.elsewhere if other != folder])
         display.tell("run_started", recipe=str(options.recipe), batches=len(plan.batches), stages=len(plan.stages))
         keeper = Keeper(plan, ledger, recipe.keep, Path(model))
         execute(plan, ledger, runner, display, keeper, wanted_again(plan, options))
@@ -175,16 +176,6 @@ def merge_methods() -> dict[str, MergeMethod]:
         raise CannotStart("mergekit is not installed; install it with: uv sync") from None
     except mergekit.MergeError as error:
         raise CannotStart(str(error)) from None
-
-
-def clear(folder: Path) -> None:
-    """``--fresh``: forget the run, but not the lock that holds it."""
-    for entry in folder.iterdir():
-        if entry.name in (LOCK, STAGE_LOCK):
-            continue
-        # a kill in between must not leave a generated file whose last rendering is gone, as if edited by hand
-        doomed = entry if entry.name.endswith(DOOMED) else entry.rename(entry.with_name(entry.name + DOOMED))
-        remove(doomed)
 
 
 def load_facts(recipe: Recipe, display: Display) -> list[dict[str, Any]]:
@@ -320,12 +311,13 @@ def place(recipe: Recipe, folder: Path, model: str, method: MergeMethod, device:
 
 def write_inputs(recipe: Recipe, written: bytes, plan: Plan, folder: Path, device: str, display: Display) -> None:
     """Everything a run reads: data, YAML, and the record of where it came from."""
+    own = Path(recipe.templates) if recipe.templates else None
+    edited = files.write_rendered(plan.files, own)  # first: where it raises, the run's records stay as they are
     (folder / "recipe.yaml").write_bytes(written)
     write_text(folder / "resolved.yaml", strict_yaml.dump(normalized(recipe)))
     write_json(folder / "environment.json", environment.describe(device, Path.cwd()))
     files.write_data(plan.data)
-    own = Path(recipe.templates) if recipe.templates else None
-    for edit in files.write_rendered(plan.files, own):
+    for edit in edited:
         display.say(f"edited by hand, and kept: {edit.path}\n{edit.difference}")
 
 

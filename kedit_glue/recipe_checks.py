@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedit_glue.deepspeed_file import file_problem
-from kedit_glue.methods import LEARNED, settings
+from kedit_glue.methods import LEARNED, TRAINED, settings
 from kedit_glue.models import ModelError, layer_count
 from kedit_glue.problems import did_you_mean
 from kedit_glue.recipe_errors import Draft
@@ -173,7 +173,8 @@ def _check_training(recipe: Recipe, draft: Draft) -> None:
         if protect.directions and protect.energy and draft.sound((section, "protect")):
             found = f"{protect.energy}, while {section}.protect.directions is {protect.directions}"
             draft.add((section, "protect", "energy"), found, "one of the two, the other 0")
-    if draft.sound(("train", "mini_batch"), ("edits", "batch_size")):
+    shares = recipe.method in TRAINED and recipe.method != "locft_bf"  # which has a mini-batch of its own
+    if shares and draft.sound(("train", "mini_batch"), ("edits", "batch_size")):
         mini_batch, batch_size = train.mini_batch, recipe.edits.batch_size
         if mini_batch > batch_size:
             found = f"{mini_batch}, while edits.batch_size is {batch_size}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from kedit_glue.corpus import FILES as CORPUS_FILES
 from kedit_glue.models import HUB_ID, PACKAGED, ModelError, kind_of
@@ -57,22 +58,32 @@ def find_paths(draft: Draft, recipe_folder: Path) -> None:
             _find_model(draft, model)
     if output := _path_text(draft, ("output",)):
         with _problem_if_no_path(draft, ("output",)):
-            if Path(output).expanduser().is_file():
-                draft.add(
-                    ("output",),
-                    f"{draft.shown(('output',))} is a file",
-                    "a folder, new or not",
-                    at_value=True,
-                )
+            name = _path_text(draft, ("name",))
+            draft.data["output"] = str(Path(output).expanduser())
+            whole = Path(output).expanduser().resolve()
+            for place in (whole, *whole.parents, *([whole / name] if name else [])):
+                if place.is_file():
+                    found = draft.shown(("output",)) if place == whole else str(place)
+                    draft.add(("output",), f"{found} is a file", "a folder, new or not", at_value=True)
 
 
 def _refuse_logins(draft: Draft) -> None:
     """A recipe is copied into records: no URL in it may hold a password."""
-    for path in list(draft.positions):
-        value = draft.value(path) if draft.holds(path) else None
-        if isinstance(value, str) and URL_WITH_LOGIN.search(value.encode()):
+    for path, value in _texts((), draft.data):
+        if URL_WITH_LOGIN.search(value.encode(errors="replace")):
+            while path and path not in draft.positions:  # inside a mapping that --set gave
+                path = path[:-1]
             hint = "a recipe is copied into records"
             draft.add(path, "a URL with a login in it", "a URL without", hint, at_value=True)
+
+
+def _texts(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, str]]:
+    """Every text in the recipe with its place."""
+    if isinstance(value, str):
+        yield path, value
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from _texts((*path, key), inner)
 
 
 def _path_text(draft: Draft, path: KeyPath) -> str:
@@ -88,7 +99,7 @@ def _problem_if_no_path(draft: Draft, path: KeyPath) -> Iterator[None]:
     """What the system refuses as a path: a name that is too long, the home of nobody."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         draft.add(path, draft.shown(path), "a path", why, at_value=True)
 

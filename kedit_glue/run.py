@@ -134,7 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 0
 
-    return guarded(work, display, again("kedit_glue.run", options.recipe, options.set))
+    more = [word for stage in options.force for word in ("--force", stage)]
+    more += ["--from", str(options.from_batch)] if options.from_batch is not None else []
+    more += [word for folder in options.beside for word in ("--beside", str(folder))]
+    return guarded(work, display, again("kedit_glue.run", options.recipe, options.set, more))
 
 
 def batch_number(text: str) -> int:
@@ -173,9 +176,10 @@ def any_terminal() -> None:
             stream.reconfigure(errors="replace")
 
 
-def again(module: str, file: Path, values: Sequence[str]) -> str:
+def again(module: str, file: Path, values: Sequence[str], more: Sequence[str] = ()) -> str:
     """The command that goes on where this one stopped."""
-    return shlex.join(["python", "-m", module, str(file), *(word for value in values for word in ("--set", value))])
+    sets = [word for value in values for word in ("--set", value)]
+    return shlex.join(["python", "-m", module, str(file), *sets, *more])
 
 
 def guarded(work: Callable[[], int], display: Display, command: str) -> int:

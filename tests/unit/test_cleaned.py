@@ -40,10 +40,16 @@ def cleaned(text: str, name: str = "provenance/recipe.yaml") -> str:
         ("# password: correct-horse", f"# password: {'x' * 13}"),
         ("{hub_token: correct-horse}", f"{{hub_token: {'x' * 13}}}"),
         ("# my api_key = 'correct-horse'", f"# my api_key = '{'x' * 13}'"),
+        ("swanlab_api_key: correct-horse", f"swanlab_api_key: {'x' * 13}"),
+        ("push_to_hub_token: correct-horse", f"push_to_hub_token: {'x' * 13}"),
+        ("a: 1\nclient_secret: correct-horse", f"a: 1\nclient_secret: {'x' * 13}"),
+        ("my_password: correct-horse", f"my_password: {'x' * 13}"),
+        ("https://h.org/v1?api_key=correct-horse&x=1", f"https://h.org/v1?api_key={'x' * 17}"),
     ],
 )
 def test_what_goes(text: str, left: str) -> None:
     assert cleaned(text) == left
+    assert cleaned(text, "README.md") == left, "a card holds the run's last YAML"
 
 
 @pytest.mark.parametrize(

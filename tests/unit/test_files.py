@@ -150,7 +150,7 @@ def test_changed_by_hand_and_by_the_recipe(own: Path, path: Path) -> None:
             f"{path} was edited by hand, and the recipe changed it as well.\n"
             "  rate: generated before: 0.1, by hand: 0.5, by the recipe now: 0.2\n"
             f"Take the recipe's change back, or make it in the file and delete {kept(path)}, "
-            "or give --fresh to drop the edits made by hand."
+            f"or delete {path} to have it generated anew."
         )
         assert (path.read_text(), kept(path).read_text()) == ("rate: 0.5\nepochs: 30\n", OLD)
 

@@ -107,7 +107,7 @@ def test_training_changed_by_hand(session: Session) -> None:
         f"{path} was edited by hand, and the recipe changed it as well.\n"
         "  num_train_epochs: generated before: 3, by hand: 9, by the recipe now: 5\n"
         f"Take the recipe's change back, or make it in the file and delete {path.parent / '.rendered' / 'train.yaml'}, "
-        "or give --fresh to drop the edits made by hand."
+        f"or delete {path} to have it generated anew."
     )
     assert session.begun() == []
     assert path.read_bytes() == before

@@ -259,6 +259,8 @@ def test_defaults(load: Load) -> None:
         "train: {from: base}\nmerge: {when: end, parameters: {weight: 0.5, normalize: true}}\n",
         "train: {from: base}\nmerge: {when: end}\nscore: {edits: {when: end}, general: {when: never}}\n",
         "merge: {file: own.yaml, onto: previous}\n",
+        "method: rome\ntrain: {mini_batch: 11}\n",  # a section of methods that are not chosen
+        "method: locft_bf\ntrain: {mini_batch: 11}\n",
     ],
 )
 def test_good(body: str, load: Load) -> None:
