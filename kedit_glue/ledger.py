@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -102,11 +103,15 @@ class Ledger:
             return NOT_THERE
 
     def _digest(self, path: Path) -> str:
-        """As ``digest``; of a file in the run's folder, without where that folder lies."""
+        """As ``digest``; of a file in the run's folder, without where that folder lies.
+
+        Nor does it count that YAML puts a path with a blank into quotes.
+        """
         if not str(path).startswith(self.here):
             return digest(path)
         try:
-            text = path.read_bytes().replace(os.fsencode(self.here), RUN_FOLDER)
+            here = re.escape(os.fsencode(self.here))
+            text = re.sub(rb"(')?" + here + rb"([^'\n]*)(?(1)')", RUN_FOLDER + rb"\2", path.read_bytes())
         except IsADirectoryError:
             return digest(path)
         return hashlib.sha256(text).hexdigest()[:16]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kedit_glue import strict_yaml
 from kedit_glue.ledger import Ledger, Todo, digest
 from kedit_glue.plan import Plan, Stage
 from kedit_glue.runner import Job
@@ -389,3 +391,22 @@ def test_a_folders_digest_knows_names_and_contents(tmp_path: Path) -> None:
     assert len(set(seen)) == 4
     (tmp_path / "tasks" / "in" / "c").rename(tmp_path / "tasks" / "in" / "d")
     assert digest(tmp_path / "tasks") not in seen
+
+
+@pytest.mark.parametrize("name", ["elsewhere", "with a blank", "with: colon"])
+def test_a_run_that_was_moved_is_still_done(tmp_path: Path, name: str) -> None:
+    def stage_in(folder: Path) -> tuple[Ledger, Stage]:
+        job = Job("train", "train", {}, folder, "train")
+        return Ledger(VERSIONS, folder), Stage("b/train", 1, job, (folder / "train.yaml",), (), folder / "out")
+
+    first, moved = tmp_path / "runs", tmp_path / name
+    first.mkdir()
+    (first / "train.yaml").write_text(strict_yaml.dump({"model": f"{first}/tuned", "rate": 0.1}), encoding="utf-8")
+    ledger, stage = stage_in(first)
+    do(ledger, [stage])
+    shutil.copytree(first, moved)
+    (moved / "train.yaml").write_text(strict_yaml.dump({"model": f"{moved}/tuned", "rate": 0.1}), encoding="utf-8")
+    there, moved_stage = stage_in(moved)
+    assert reasons(there, [moved_stage]) == [None]
+    (moved / "train.yaml").write_text(strict_yaml.dump({"model": f"{moved}/other", "rate": 0.1}), encoding="utf-8")
+    assert reasons(there, [moved_stage]) == ["changed: train.yaml"]
