@@ -11,7 +11,7 @@ from typing import Any
 
 from kedit_glue import published
 from kedit_glue.problems import CannotStart, listed
-from kedit_glue.publication import MANIFEST, Publication
+from kedit_glue.publication import CARD, MANIFEST, Publication
 from kedit_glue.redact import Redaction
 from kedit_glue.restore import check_space
 
@@ -108,6 +108,8 @@ def superseded(client: Any, made: Publication, to: Repository, before: list[str]
         why = told
     elif strange := sorted(others - earlier["files"].keys() - {MANIFEST}):
         why = f"holds {listed(strange, 3)}, which this run did not send"
+    elif CARD in others and published.touched(_fetched(client, to, CARD, aside), earlier["files"].get(CARD, {})):
+        why = f"holds a {CARD} that was edited there"
     else:
         return stale
     raise CannotStart(
@@ -117,13 +119,17 @@ def superseded(client: Any, made: Publication, to: Repository, before: list[str]
 
 
 def _manifest(client: Any, to: Repository, aside: Path) -> dict[str, Any] | None:
+    return published.manifest(_fetched(client, to, MANIFEST, aside))
+
+
+def _fetched(client: Any, to: Repository, name: str, aside: Path) -> Path:
+    """A file of the repository's, from its main branch where ``to`` has none yet."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     try:
-        found = client.hf_hub_download(to.id, MANIFEST, revision=to.branch, local_dir=aside / "earlier")
+        return Path(client.hf_hub_download(to.id, name, revision=to.branch, local_dir=aside / "earlier"))
     except RevisionNotFoundError:
-        found = client.hf_hub_download(to.id, MANIFEST, local_dir=aside / "earlier")
-    return published.manifest(Path(found))
+        return Path(client.hf_hub_download(to.id, name, local_dir=aside / "earlier"))
 
 
 # -- what is sent -------------------------------------------------------------------------------

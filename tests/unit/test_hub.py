@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ def made(tmp_path: Path) -> Publication:
 
 def manifest(run: str, *names: str, what: str = "task vector") -> bytes:
     files: dict[str, Any] = {name: {} for name in ("README.md", "config.json", "model.safetensors", *names)}
+    files["README.md"] = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
     return json.dumps({"what": what, "run": run, "files": files}).encode()
 
 
@@ -157,6 +159,7 @@ OTHERWISE = (
         ({"README.md": b"", MANIFEST: manifest("try", what="model")}, "holds the model of run try"),
         ({"README.md": b"", MANIFEST: b"<html>"}, f"holds README.md, {MANIFEST}"),
         ({"mine.txt": b"", MANIFEST: manifest("try")}, "holds mine.txt, which this run did not send"),
+        ({"README.md": b"my own card", MANIFEST: manifest("try")}, "holds a README.md that was edited there"),
     ],
 )
 def test_other_content_stays_unless_it_is_to_be_replaced(
