@@ -58,6 +58,12 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def without_place(text: bytes, place: str) -> bytes:
+    """A file's bytes with ``RUN_FOLDER`` for ``place``, without the quotes that YAML puts a path with a blank into."""
+    spelled = re.escape(os.fsencode(place))
+    return re.sub(rb"(')?" + spelled + rb"([^'\n]*)(?(1)')", RUN_FOLDER + rb"\2", text)
+
+
 class Ledger:
     """Records of a run folder."""
 
@@ -103,15 +109,11 @@ class Ledger:
             return NOT_THERE
 
     def _digest(self, path: Path) -> str:
-        """As ``digest``; of a file in the run's folder, without where that folder lies.
-
-        Nor does it count that YAML puts a path with a blank into quotes.
-        """
+        """As ``digest``; of a file in the run's folder, without where that folder lies."""
         if not str(path).startswith(self.here):
             return digest(path)
         try:
-            here = re.escape(os.fsencode(self.here))
-            text = re.sub(rb"(')?" + here + rb"([^'\n]*)(?(1)')", RUN_FOLDER + rb"\2", path.read_bytes())
+            text = without_place(path.read_bytes(), self.here)
         except IsADirectoryError:
             return digest(path)
         return hashlib.sha256(text).hexdigest()[:16]

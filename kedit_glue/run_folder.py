@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from kedit_glue import environment, files, job, strict_yaml
-from kedit_glue.ledger import RUN_FOLDER, Ledger
+from kedit_glue.ledger import Ledger, without_place
 from kedit_glue.locks import LOCK
 from kedit_glue.plan import Plan
 from kedit_glue.problems import CannotStart, RecipeError, listed
 from kedit_glue.recipe import Recipe
-from kedit_glue.render import render
 
 T = TypeVar("T")
 AGAIN = "run its recipe again (--check is enough), which writes it anew"
@@ -50,12 +49,10 @@ class ReadLedger(Ledger):
     generated; and in a folder that was moved the files still name the one that the run was made in.
     """
 
-    def __init__(self, folder: Path, made_in: Path, plan: Plan, templates: Path | None):
+    def __init__(self, folder: Path, made_in: Path, plan: Plan):
         super().__init__(environment.versions(), folder)
-        self.places = sorted({os.fsencode(f"{place}/") for place in (folder, made_in)}, key=len, reverse=True)
+        self.places = sorted({f"{place}/" for place in (folder, made_in)}, key=len, reverse=True)
         self.data = plan.data
-        self.rendered = {file.path: file for file in plan.files} if made_in != folder else {}
-        self.templates = templates
 
     def _digest(self, path: Path) -> str:
         kept = files.kept_file(path)
@@ -67,12 +64,8 @@ class ReadLedger(Ledger):
             return super()._digest(found)
         else:
             text = found.read_bytes()
-            if path in self.rendered and kept.is_file() and text == kept.read_bytes():
-                # a path with a blank is quoted: not only the path is another
-                again = self.rendered[path]
-                text = render(again.template, again.values, self.templates).encode()
         for place in self.places:
-            text = text.replace(place, RUN_FOLDER)
+            text = without_place(text, place)
         return hashlib.sha256(text).hexdigest()[:16]
 
 
@@ -98,7 +91,7 @@ def open_run(folder: Path) -> OpenRun:
     except RecipeError as error:  # merge.file
         raise CannotStart(f"{folder} needs a file that cannot be used: {error.problems[0]}") from None
     plan = job.planned(recipe, facts, where)
-    ledger = ReadLedger(folder, Path(origin["folder"]), plan, Path(recipe.templates) if recipe.templates else None)
+    ledger = ReadLedger(folder, Path(origin["folder"]), plan)
     return OpenRun(recipe, plan, ledger, folder, model, device, origin)
 
 
