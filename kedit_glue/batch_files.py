@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import random
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,9 +24,12 @@ TEMPLATES: Mapping[str, str | None] = {"bare": "empty", "chat": None}
 """``train.template`` -> LLaMA-Factory's: None makes it read the model's own (0.9.5, data/template.py:631)."""
 
 
-def samples(batch: Sequence[Fact]) -> list[dict[str, str]]:
-    """``edits.json``: each fact's prompt, then what else is trained on for it."""
-    return [
+def samples(batch: Sequence[Fact], again: Sequence[Fact] = ()) -> list[dict[str, Any]]:
+    """``edits.json``: each fact's prompt, then what else is trained on for it; then the same of earlier facts.
+
+    What an earlier fact has in common with the batch (a rephrasing that is another's prompt) stands there once.
+    """
+    own = [
         {
             "id": fact["id"],
             "prompt": sample["prompt"],
@@ -36,6 +40,17 @@ def samples(batch: Sequence[Fact]) -> list[dict[str, str]]:
         for fact in batch
         for sample in (fact, *fact.get("also_trained", ()))
     ]
+    if not again:
+        return own
+    there = {sample["instruction"] for sample in own}
+    return own + [{**sample, "rehearsed": True} for sample in samples(again) if sample["instruction"] not in there]
+
+
+def rehearsed(batches: Sequence[Sequence[Fact]], number: int, count: int, seed: int) -> list[Fact]:
+    """``count`` facts of the batches before ``number`` (all where they are fewer), by the seed, in their order."""
+    earlier = [fact for batch in batches[: number - 1] for fact in batch]
+    drawn = random.Random(f"{seed} {number}").sample(range(len(earlier)), min(count, len(earlier)))
+    return [earlier[position] for position in sorted(drawn)]
 
 
 def train_yaml(

@@ -256,6 +256,9 @@ def outcome(stage: Stage, result: Mapping[str, object]) -> str:
         if result["learned"] is None:
             facts = f"{result['facts']} facts trained"
         text = f", {facts} in {result['optimizer_steps']} steps"
+        again = result.get("rehearsed")
+        if isinstance(again, dict) and again["shown"]:
+            text += f", {again['taught']} of {again['shown']} earlier ones taught again"
         not_learned = result.get("not_learned")
         if isinstance(not_learned, list) and not_learned:
             text += f"; not learned: {listed([str(fact) for fact in not_learned], 5)}"

@@ -80,7 +80,8 @@ def training(recipe: Recipe) -> Train:
         return train.model_copy(update={"loss_threshold": 0.0})
     if recipe.method in ("rsft_merge", "rsft"):
         return train
-    bare = {"from_": "previous", "lora": Lora(), "protect": Protect(), "contexts": 0, "rephrasings": 0}
+    alone = {"contexts": 0, "rephrasings": 0, "rehearse": 0}
+    bare = {"from_": "previous", "lora": Lora(), "protect": Protect(), **alone}
     if recipe.method != "locft_bf":
         return train.model_copy(update=bare)
     own = settings(recipe)

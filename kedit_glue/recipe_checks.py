@@ -175,11 +175,15 @@ def _check_training(recipe: Recipe, draft: Draft) -> None:
             draft.add((section, "protect", "energy"), found, "one of the two, the other 0")
     shares = recipe.method in TRAINED and recipe.method != "locft_bf"  # which has a mini-batch of its own
     if shares and draft.sound(("train", "mini_batch"), ("edits", "batch_size")):
-        mini_batch, batch_size = train.mini_batch, recipe.edits.batch_size
-        if mini_batch > batch_size:
-            found = f"{mini_batch}, while edits.batch_size is {batch_size}"
+        mini_batch, most = train.mini_batch, recipe.edits.batch_size + train.rehearse
+        if mini_batch > most:
+            found = f"{mini_batch}, while edits.batch_size is {recipe.edits.batch_size}"
+            found += f" and train.rehearse {train.rehearse}" if train.rehearse else ""
             hint = "a mini-batch cannot hold more facts than an edit batch"
-            draft.add(("train", "mini_batch"), found, f"at most {batch_size}", hint)
+            draft.add(("train", "mini_batch"), found, f"at most {most}", hint)
+    if train.rehearse and train.from_ == "base" and draft.sound(("train", "rehearse"), ("train", "from")):
+        found = f"{train.rehearse}, while train.from is base: that model was taught no earlier fact"
+        draft.add(("train", "rehearse"), found, "0, or train.from: previous")
     launch = recipe.launch
     if draft.sound(("train", "mini_batch"), ("launch",)) and train.mini_batch % launch.everyone:
         found = f"{train.mini_batch}, while launch.processes is {launch.processes}"

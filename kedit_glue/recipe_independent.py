@@ -41,6 +41,8 @@ def rules(recipe: Recipe) -> Iterator[Rule]:
     if recipe.method in TRAINED:
         if train.from_ == "base":
             yield Rule(("train", "from"), "base", f"{original} anyway", "previous")
+        if train.rehearse:
+            yield Rule(("train", "rehearse"), train.rehearse, f"{original}, which no earlier batch was taught", "0")
         if train.lora.rank:
             yield Rule(("train", "lora", "rank"), train.lora.rank, whole, "0")
         if train.report_to:

@@ -128,11 +128,16 @@ def _find_corpus(draft: Draft, path: KeyPath, written: str, recipe_folder: Path)
 def _find(draft: Draft, path: KeyPath, name: Path, recipe_folder: Path, kind: str = "") -> None:
     """Look for a ``file`` or a ``folder``, or, with no ``kind``, for either."""
     places = list(dict.fromkeys([(Path.cwd() / name).absolute(), (recipe_folder / name).absolute()]))
-    for place in places:
-        if place.exists() and (not kind or place.is_dir() == (kind == "folder")):
-            draft.value(path[:-1])[path[-1]] = str(place.resolve())
-            return
+    fitting = [p for p in places if p.exists() and (not kind or p.is_dir() == (kind == "folder"))]
     what = kind or "file"
+    if len({place.resolve() for place in fitting}) > 1:
+        which = f"{draft.shown(path)} is both {' and '.join(map(str, fitting))}"
+        hint = "the first is under the current folder, the second under the recipe's"
+        draft.add(path, which, "one of them, written in full", hint, at_value=True)
+        return
+    if fitting:
+        draft.value(path[:-1])[path[-1]] = str(fitting[0].resolve())
+        return
     if any(place.exists() for place in places):
         is_now = "file" if kind == "folder" else "folder"
         draft.add(path, f"{draft.shown(path)} is a {is_now}", f"a {what}", at_value=True)

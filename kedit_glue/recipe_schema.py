@@ -213,6 +213,9 @@ class Train(Section):
     contexts: int = whole(
         0, "Behind how many short unrelated sentences a fact's prompt is trained on as well, one at a time", 0, 1000
     )
+    rehearse: int = whole(
+        0, "How many facts of earlier batches, drawn anew for each, are trained on again beside its own", 0, 100000
+    )
     shuffle: bool = switch(True, "Whether each epoch takes the facts in a new order")
     protect: Protect = Field(
         default_factory=Protect, description="What training leaves as it is, to keep what the model knows."

@@ -63,6 +63,8 @@ class Trace:
     id: str
     prompt: str
     target_new: str
+    rehearsed: bool = False
+    """Of an earlier batch's fact, shown again (``train.rehearse``)."""
     steps: int = 0
     """Optimizer steps that this sample's loss took part in."""
     loss_before: float = float("nan")
@@ -128,9 +130,9 @@ def refuse(args: Any) -> None:
 class RSFT(TrainerCallback):
     """See the module's docstring. One instance trains one edit batch."""
 
-    def __init__(self, settings: Settings, samples: Sequence[Mapping[str, str]], trace_file: Path, emit: Emit):
+    def __init__(self, settings: Settings, samples: Sequence[Mapping[str, Any]], trace_file: Path, emit: Emit):
         self.settings = settings
-        self.traces = [Trace(s["id"], s["prompt"], s["target_new"]) for s in samples]
+        self.traces = [Trace(s["id"], s["prompt"], s["target_new"], s.get("rehearsed", False)) for s in samples]
         self.trace_file = trace_file
         self.emit = emit
         self.row_of: dict[tuple[int, ...], int] = {}
@@ -358,17 +360,23 @@ class RSFT(TrainerCallback):
         )
 
     def facts(self) -> list[str]:
-        """Ids of the batch's facts, in order."""
-        return list(dict.fromkeys(t.id for t in self.traces))
+        """Ids of the batch's own facts, in order."""
+        return list(dict.fromkeys(t.id for t in self.traces if not t.rehearsed))
 
     def learned_so_far(self) -> int:
         """How many facts are learned, as far as training has asked: each sample counts with its latest loss."""
-        behind = {t.id for t in self.traces if not t.loss_after < self.settings.loss_threshold}  # nan: not asked yet
+        own = [t for t in self.traces if not t.rehearsed]
+        behind = {t.id for t in own if not t.loss_after < self.settings.loss_threshold}  # nan: not asked yet
         return len(self.facts()) - len(behind)
 
     def not_learned(self) -> list[str]:
         """Ids of the facts of which some sample's loss is not under the threshold; none where that is 0."""
-        return list(dict.fromkeys(t.id for t in self.traces if t.learned is False))
+        return list(dict.fromkeys(t.id for t in self.traces if t.learned is False and not t.rehearsed))
+
+    def rehearsed(self) -> dict[str, int]:
+        """How many earlier facts were shown again, and how many of them took part in a step: were forgotten."""
+        shown, taught = ({t.id for t in self.traces if t.rehearsed and t.steps >= least} for least in (0, 1))
+        return {"shown": len(shown), "taught": len(taught)}
 
     def learned(self) -> int | None:
         """How many facts training ended with under the threshold; None where that is 0."""

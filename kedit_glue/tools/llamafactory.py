@@ -96,4 +96,5 @@ def said(callback: Any) -> dict[str, Any]:
         "facts": len(callback.facts()),
         "samples": len(callback.traces),
         "not_learned": callback.not_learned(),
+        "rehearsed": callback.rehearsed(),
     }

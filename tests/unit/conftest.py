@@ -49,8 +49,8 @@ PARAMETERS = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recipes folder with a data file and a merge YAML, beside the current folder."""
     (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "checkout").mkdir()
     (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "facts.json").write_text("[]")
     (tmp_path / "cwd" / "facts.json").write_text("[]")
     (tmp_path / "recipes" / "own.yaml").write_text("merge_method: linear\n")
     monkeypatch.chdir(tmp_path / "cwd")

@@ -25,6 +25,11 @@ TOGETHER = [
         f":4:9  train.from: base, {WHILE}: each batch begins with the original anyway; allowed: previous",
     ),
     (
+        "train: {rehearse: 5}\n",
+        f":4:9  train.rehearse: 5, {WHILE}: each batch begins with the original, which no earlier batch was taught; "
+        "allowed: 0",
+    ),
+    (
         "train: {lora: {rank: 4}}\n",
         f":4:16  train.lora.rank: 4, {WHILE}: in memory the trained matrices alone are merged; allowed: 0",
     ),
@@ -77,12 +82,12 @@ TOGETHER = [
         "allowed: null, or one at an endpoint",
     ),
     (
-        "method: rome\nscore: {edits: {easyedit: .}}\n",
+        "method: rome\nscore: {edits: {easyedit: checkout}}\n",
         f":5:17  score.edits.easyedit: a checkout, {WHILE}: one process edits and scores, with one version of "
         "EasyEdit: the package's; allowed: null",
     ),
     (
-        "method: ft_m\nmethods: {easyedit: .}\n",
+        "method: ft_m\nmethods: {easyedit: checkout}\n",
         f":5:11  methods.easyedit: a checkout, {WHILE}: one process edits and scores, with one version of EasyEdit: "
         "the package's; allowed: null",
     ),
@@ -114,7 +119,7 @@ def test_all_at_once(problems: Problems) -> None:
         "method: rsft\nmerge: {onto: previous}\n",  # which that method does not read
         "method: rome\ntrain: {lora: {rank: 4}}\n",
         "merge: {dtype: float32}\n",
-        "score: {edits: {easyedit: .}}\n",  # training is not EasyEdit's
+        "score: {edits: {easyedit: checkout}}\n",  # training is not EasyEdit's
     ],
 )
 def test_what_may_stay(body: str, load: Callable[..., Recipe]) -> None:

@@ -39,6 +39,16 @@ TOGETHER: list[tuple[str, str]] = [
         "a mini-batch cannot hold more facts than an edit batch",
     ),
     (
+        "train: {mini_batch: 17, rehearse: 6}\n",
+        ":5:9  train.mini_batch: 17, while edits.batch_size is 10 and train.rehearse 6; allowed: at most 16; "
+        "a mini-batch cannot hold more facts than an edit batch",
+    ),
+    (
+        "train: {rehearse: 6, from: base}\nmerge: {when: end}\n",
+        ":5:9  train.rehearse: 6, while train.from is base: that model was taught no earlier fact; "
+        "allowed: 0, or train.from: previous",
+    ),
+    (
         "launch: {processes: 2}\n",
         f"  train.mini_batch: 1, while launch.processes is 2; allowed: a multiple of 2; {SHARED}",
     ),
@@ -284,6 +294,24 @@ def test_paths(folder: Path, load: Load) -> None:
     assert (recipe.model, recipe.output) == (str(Path.cwd() / "model"), "runs")
     assert load(HEAD.replace("smollm2-135m", "owner/name")).model == "owner/name"
     assert load(HEAD + "merge: {file: own.yaml}\n").merge.file == str(folder / "own.yaml")
+
+
+def test_a_path_that_could_be_two_is_refused(folder: Path, load: Load, problems: Problems) -> None:
+    """The current folder's file must not take the place of the one that the recipe's author had beside it."""
+    both = (Path.cwd() / "only.json", folder / "only.json")
+    for path in both:
+        path.write_text("[]")
+    text = HEAD.replace("facts", "only")
+    assert problems(text) == [
+        f":4:11  edits.source: only.json (text) is both {both[0]} and {both[1]}; allowed: one of them, written in full"
+        "; the first is under the current folder, the second under the recipe's"
+    ]
+    assert load(text.replace("only.json", str(both[1]))).edits.source == str(both[1])
+    both[0].unlink()
+    both[0].symlink_to(both[1])
+    assert load(text).edits.source == str(both[1]), "two names of one file"
+    (folder / "facts.json").mkdir()
+    assert load(HEAD).edits.source == str(Path.cwd() / "facts.json"), "a folder is no file"
 
 
 @pytest.mark.parametrize(
