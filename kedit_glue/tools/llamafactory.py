@@ -55,11 +55,15 @@ def train(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     callback = prepared(arguments, settings, facts, Path(job["trace"]), emit)
 
     def knows() -> dict[str, float]:
-        loss = float(callback.losses.mean())
-        return {"batch": job["tracker"]["batch"], "facts_learned": callback.learned_so_far(), "loss_per_token": loss}
+        loss = callback.mean_loss()
+        return {
+            "batch": job["tracker"]["batch"],
+            "facts_learned": callback.traces.learned_so_far(),
+            "loss_per_token": loss,
+        }
 
     def at_end() -> dict[str, float]:
-        return {"batch_learned": callback.learned() or 0, "batch_facts": len(callback.facts())}
+        return {"batch_learned": callback.traces.learned() or 0, "batch_facts": len(callback.traces.facts())}
 
     with trackers.reporting(report_to, job, knows, at_end, emit) as more:
         run_exp(arguments, callbacks=[callback, *more])
@@ -92,9 +96,9 @@ def said(callback: Any) -> dict[str, Any]:
         "optimizer_steps": callback.steps,
         "epochs": callback.epochs,
         "step_seconds": round(callback.step_seconds, 3),
-        "learned": callback.learned(),
-        "facts": len(callback.facts()),
-        "samples": len(callback.traces),
-        "not_learned": callback.not_learned(),
-        "rehearsed": callback.rehearsed(),
+        "learned": callback.traces.learned(),
+        "facts": len(callback.traces.facts()),
+        "samples": len(callback.traces.each),
+        "not_learned": callback.traces.not_learned(),
+        "rehearsed": callback.traces.rehearsed(),
     }
