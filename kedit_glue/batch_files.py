@@ -27,7 +27,8 @@ TEMPLATES: Mapping[str, str | None] = {"bare": "empty", "chat": None}
 def samples(batch: Sequence[Fact], again: Sequence[Fact] = ()) -> list[dict[str, Any]]:
     """``edits.json``: each fact's prompt, then what else is trained on for it; then the same of earlier facts.
 
-    What an earlier fact has in common with the batch (a rephrasing that is another's prompt) stands there once.
+    A text stands there once (a rephrasing may be another fact's prompt): R-SFT tells samples apart by it. The batch's
+    own goes before earlier facts', a later fact's before an earlier one's.
     """
     own = [
         {
@@ -43,7 +44,13 @@ def samples(batch: Sequence[Fact], again: Sequence[Fact] = ()) -> list[dict[str,
     if not again:
         return own
     there = {sample["instruction"] for sample in own}
-    return own + [{**sample, "rehearsed": True} for sample in samples(again) if sample["instruction"] not in there]
+    kept: list[dict[str, Any]] = []
+    for sample in (sample for fact in reversed(again) for sample in samples([fact])):
+        if sample["instruction"] not in there:
+            there.add(sample["instruction"])
+            kept.append({**sample, "rehearsed": True})
+    place = {fact["id"]: position for position, fact in enumerate(again)}
+    return own + sorted(kept, key=lambda sample: place[sample["id"]])
 
 
 def rehearsed(batches: Sequence[Sequence[Fact]], number: int, count: int, seed: int) -> list[Fact]:

@@ -98,6 +98,7 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
             recipe.threads,
             options.python,
             folder / STAGE_LOCK,
+            device,
         )
         edits = load_facts(recipe, display)
         model = find_model(recipe, folder, runner, display, offline=options.dry_run or options.check)

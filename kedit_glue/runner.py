@@ -31,6 +31,8 @@ Event = Mapping[str, Any]
 POLL_SECONDS = 0.02
 LAST_LINES = 15
 LONGEST_LINE = 500
+ONE_GPU = ("train", "independent")
+"""Stages that train in one process."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Runner:
     python: str = sys.executable
     lock: Path | None = None
     """Every stage's process holds this file as long as it lives."""
+    device: str | None = None
+    """``cpu`` or ``cuda:0``; None: stages see the GPUs that the run sees."""
     _context: Any = field(default=None, init=False)
 
     def start(self) -> None:
@@ -122,12 +126,23 @@ class Runner:
                     "result": str(job.file("result.json")),
                     "threads": self.threads,
                     "lock": str(self.lock) if self.lock else None,
+                    "gpus": self._gpus(job),
                 },
                 ensure_ascii=False,
                 indent=1,
             ),
             encoding="utf-8",
         )
+
+    def _gpus(self, job: Job) -> int | None:
+        """How many GPUs the stage sees, None for all.
+
+        LLaMA-Factory 0.9.5 loads onto a GPU wherever it sees one (hparams/parser.py:517), ``use_cpu`` or not, and
+        refuses to train by one process where it sees two (:350).
+        """
+        if self.device == "cpu":
+            return 0
+        return 1 if self.device and job.function in ONE_GPU and not job.together else None
 
     def run(self, job: Job, on_event: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
         """Run one job to its end; returns what its function returned. Raises StageFailed."""

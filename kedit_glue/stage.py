@@ -96,6 +96,13 @@ def alive(lock: str | None) -> Iterator[None]:
         yield
 
 
+def see(gpus: int | None) -> None:
+    """Before torch asks for them: let this process see none, or the first of the GPUs that it was given."""
+    if gpus is not None:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(given.split(",")[:gpus])
+
+
 def first_process() -> bool:
     """Of several processes that do a stage together (torchrun) one speaks for all."""
     return os.environ.get("RANK", "0") == "0"
@@ -113,6 +120,7 @@ def execute(job_file: str) -> None:
                 events.write(json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n")
 
         emit({"event": "started", "pid": os.getpid()})
+        see(job.get("gpus"))
         if job.get("threads"):
             import torch
 

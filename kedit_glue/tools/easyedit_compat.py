@@ -133,6 +133,26 @@ def adalora_steps(module: Any, steps: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def float32_keys(rome: Any) -> Iterator[None]:
+    """``rome``: ``models/rome/repr_tools.py``. Inside, it gives keys and values in float32 whatever the model's format.
+
+    In bf16 ``rome/compute_u.py:120`` multiplies them with float32 moments, ``compute_v.py:186`` and
+    ``rome_main.py:127`` with what was found in float32, and torch multiplies no two formats.
+    """
+    upstream = rome.get_reprs_at_idxs
+
+    def in_float32(*args: Any, **kwargs: Any) -> Any:
+        found = upstream(*args, **kwargs)
+        return tuple(one.float() for one in found) if isinstance(found, tuple) else found.float()
+
+    rome.get_reprs_at_idxs = in_float32
+    try:
+        yield
+    finally:
+        rome.get_reprs_at_idxs = upstream
+
+
+@contextlib.contextmanager
 def layers_give_tuples(module: Any) -> Iterator[None]:
     """Inside, ``compute_z`` sees a decoder layer's output as the tuple that it was before transformers 4.54.
 

@@ -133,8 +133,9 @@ class Editor:
         module = self._module("rome")
         u = easyedit_compat.submodule("rome", "compute_u", self.checkout)
         u.inv_mom2_cache = {(NAME, name): inverse for name, inverse in moments.inverses.items()}
+        keys = easyedit_compat.submodule("rome", "repr_tools", self.checkout)
         for position, request in enumerate(requests, 1):
-            with self._told([request]):
+            with easyedit_compat.float32_keys(keys), self._told([request]):
                 module.apply_rome_to_model(self.model, self.tokenizer, [request], self.hparams)
             self.emit({"event": "editing", "position": position, "of": len(requests), "unit": "facts edited"})
         return self.model

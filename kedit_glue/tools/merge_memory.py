@@ -103,6 +103,8 @@ class Merger:
         with kept_in_memory(self.tuned, tuned) as merged, mergekit.adapters_aside(output) as aside:
             job = {**self.job, "output": str(output)}
             asked = mergekit.run_mergekit(config, self.source, job, self.way, aside, tokenizer=False)
+        # mergekit leaves what it merged on the CPU (mergekit 0.1.5, merge.py:77)
+        merged = {name: value.to(original[name].device) for name, value in merged.items()}
         changes = {name: merge_record.measure(original[name], [tuned[name]], merged[name]) for name in tuned}
         for name, change in changes.items():
             merge_record.check_finite(name, change)

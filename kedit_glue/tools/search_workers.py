@@ -48,6 +48,15 @@ def workers(job: Mapping[str, Any], texts: Sequence[str]) -> Iterator[Judge]:
     yield judge_here
 
 
+def fitting(count: int, free: Mapping[str, float], gpus: int) -> int:
+    """Of ``count`` workers as many as find a core (and a GPU) now, at least one: others would be waited for forever.
+
+    ``free``: ``ray.available_resources()``; a worker keeps what it was given as long as the search goes on.
+    """
+    places = [free.get("CPU", 0.0)] + ([free.get("GPU", 0.0)] if gpus else [])
+    return max(1, min(count, *map(int, places)))
+
+
 @contextmanager
 def on_ray(job: Mapping[str, Any], texts: Sequence[str], count: int) -> Iterator[Judge]:
     """``count`` actors of a cluster that is there (RAY_ADDRESS), else of one on this machine."""
@@ -73,7 +82,7 @@ def on_ray(job: Mapping[str, Any], texts: Sequence[str], count: int) -> Iterator
             return found
 
     started: Any = Worker
-    actors = [started.remote() for _ in range(count)]
+    actors = [started.remote() for _ in range(fitting(count, ray.available_resources(), gpus))]
 
     def judge(merges: Sequence[Merge]) -> list[Judged]:
         found: dict[int, Judged] = {}

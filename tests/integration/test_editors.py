@@ -59,6 +59,17 @@ def test_from_recipe_to_scores(run: Any, bits: Any, tiny_model: Path, facts_file
     assert bits(folder / "model") == new  # taken up again in the middle
 
 
+@pytest.mark.parametrize("more", [(), ("methods.rome.mom2_adjustment=true",)])
+def test_rome_edits_a_model_in_bf16(run: Any, bits: Any, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Its closed form is in float32, whatever the model's format."""
+    folder = run("rome", *(word for value in ("train.precision=bf16", *more) for word in ("--set", value)))
+    [original] = (tmp_path / "cache" / "models").iterdir()
+    before, after = bits(original), bits(folder / "model")
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert len(after[name]) == 2 * 64 * 256
+    assert [n for n in after if before[n] != after[n]] == [name]
+
+
 def easyedit_reads(file: Path, method: str) -> None:
     """EasyEdit's own ``from_hparams`` takes the YAML as it stands (what only its main has, in its form)."""
     from kedit_glue.tools import easyedit_compat, editors

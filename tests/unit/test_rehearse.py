@@ -72,6 +72,16 @@ def test_what_a_batch_teaches_itself_is_not_shown_twice(facts_of: FactsOf) -> No
     ]
 
 
+def test_of_two_earlier_facts_with_one_text_the_later_one_keeps_it(facts_of: FactsOf) -> None:
+    first, second, new = facts_of(3)
+    first["also_trained"] = [{"prompt": second["prompt"], "response": " an older answer"}]
+    shown = samples([new], [first, second])[1:]
+    assert [(s["id"], s["prompt"], s["output"]) for s in shown] == [
+        ("f0", "Fact 0 is", " new 0<eos>"),
+        ("f1", "Fact 1 is", " new 1<eos>"),
+    ]
+
+
 @pytest.mark.parametrize("method", ["locft_bf", "ft_m", "memit"])
 def test_rivals_see_each_fact_once(recipe_of: Callable[..., Recipe], method: str) -> None:
     assert recipe_of(f"method: {method}\ntrain: {{rehearse: 3}}").train.rehearse == 0

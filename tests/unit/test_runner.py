@@ -52,7 +52,55 @@ def test_a_job_that_works(runner: Runner, job: Job) -> None:
         "result": str(job.file("result.json")),
         "threads": None,
         "lock": None,
+        "gpus": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("device", "function", "processes", "gpus"),
+    [
+        (None, "train", 1, None),
+        ("cpu", "train", 1, 0),
+        ("cpu", "train", 2, 0),
+        ("cpu", "score", 1, 0),
+        ("cuda:0", "train", 1, 1),
+        ("cuda:0", "independent", 1, 1),
+        ("cuda:0", "train", 2, None),
+        ("cuda:0", "search", 1, None),
+    ],
+)
+def test_which_gpus_a_stage_sees(
+    runner: Runner, job: Job, device: str | None, function: str, processes: int, gpus: int | None
+) -> None:
+    """LLaMA-Factory takes a GPU that it sees, asked or not, and refuses to train by one process where it sees two."""
+    runner.device = device
+    job = replace(job, function=function, processes=processes)
+    runner.write_job(job)
+    assert json.loads(job.file("job.json").read_text())["gpus"] == gpus
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "seen"),
+    [
+        (None, None, None),
+        (None, 0, ""),
+        (None, 1, "0"),
+        ("2,3", 1, "2"),
+        ("2,3", None, "2,3"),
+        ("2,3", 0, ""),
+        ("GPU-a1,GPU-b2", 1, "GPU-a1"),
+        ("", 0, ""),
+        ("", 1, ""),
+    ],
+)
+def test_they_are_among_those_that_the_run_was_given(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, gpus: int | None, seen: str | None
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    stage.see(gpus)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
 
 
 def test_the_message_has_everything(runner: Runner, job: Job, tool: Any) -> None:
