@@ -9,6 +9,7 @@ from kedit_glue import report, strict_yaml, tables
 from kedit_glue.methods import METHODS
 from kedit_glue.models import PACKAGED
 from kedit_glue.recipe_schema import Recipe
+from kedit_glue.report_notes import notes
 
 TAGS = ("mergekit", "merge", "knowledge-editing", "model-editing", "kedit-glue")
 OF_MERGES = ("mergekit", "merge")
@@ -54,6 +55,7 @@ def model_card(document: Mapping[str, Any], recipe: Recipe, last_yaml: str) -> s
             "",
             *tables.markdown_table(report.EDIT_HEAD, report.edit_rows(document)),
             "",
+            *(f"{note[:1].upper()}{note[1:]}.\n" for note in notes(document)),
             *_general(document),
             f"## Last {'merge' if merges else 'batch'}",
             "",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from kedit_glue import metrics, scores
 from kedit_glue.compare_same import base_models
 from kedit_glue.compare_values import GENERAL, Entry, Item, common, fact_values, protocol_of
+from kedit_glue.general_ability import is_share
 from kedit_glue.problems import CannotStart, did_you_mean
 from kedit_glue.result_fields import GeneralChange
 
@@ -135,7 +136,12 @@ def columns_of(entries: Sequence[Entry]) -> list[Column]:
             if change.after is not None:
                 tasks.setdefault(task, change)
     return found + [
-        Column(f"{GENERAL}.{task}", f"{task}, {change.metric}", change.better, change.change_is is None)
+        Column(
+            f"{GENERAL}.{task}",
+            f"{task}, {change.metric}",
+            change.better,
+            is_share(change.metric, change.before, change.after),
+        )
         for task, change in tasks.items()
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from rich.text import Text
 
 from kedit_glue import metrics, report_search
 from kedit_glue import verdict as verdicts
+from kedit_glue.general_ability import is_share
 from kedit_glue.metrics import METRICS, Metric
-from kedit_glue.problems import listed
+from kedit_glue.problems import listed, printable
 from kedit_glue.progress import duration
 from kedit_glue.report_notes import mode_note, notes
 from kedit_glue.tables import markdown_table, percent, table
@@ -69,13 +71,12 @@ def general_rows(document: Mapping[str, Any]) -> list[list[str]]:
     """Task and metric, before, after, change with interval, items, verdict."""
     rows = []
     for task, c in document["after"]["general_change"].items():
-        ratio = c.get("change_is") is not None
-        form = (lambda v: "-" if v is None else f"{v:.2f}") if ratio else percent
+        share = is_share(c["metric"], c["before"], c["after"])
+        form = percent if share else (lambda v: "-" if v is None else f"{v:.2f}")
+        change = "-"
         if "change" in c:
-            low, high = c["change_95"]
-            change = f"{100 * c['change']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{' %' if ratio else ' points'}"
-        else:
-            change = "-"
+            value, low, high = (in_unit(c, v) for v in (c["change"], *c["change_95"]))
+            change = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]{unit(c)}"
         rows.append(
             [
                 task,
@@ -90,6 +91,17 @@ def general_rows(document: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def unit(change: Mapping[str, Any]) -> str:
+    """What a task's change is in: per cent of a perplexity, points of a share, else the metric's own."""
+    if change.get("change_is") is not None:
+        return " %"
+    return " points" if is_share(change["metric"], change["before"], change["after"]) else ""
+
+
+def in_unit(change: Mapping[str, Any], value: float) -> float:
+    return 100 * value if unit(change) else value
+
+
 def verdict(change: Mapping[str, Any]) -> str:
     """What the two intervals say, in words; for generated answers also how many could not be found in the text."""
     said = _interval_says(change)
@@ -100,7 +112,9 @@ def verdict(change: Mapping[str, Any]) -> str:
 
 def _interval_says(change: Mapping[str, Any]) -> str:
     if change.get("noise") is None:
-        return "no items to compare"
+        if change["before"] is not None and change["after"] is None:
+            return "the edited model's value is no finite number"
+        return "not compared item by item" if change["items"] else "no items to compare"
     turned = ""
     if change.get("p") is not None:
         turned = f" ({change['items_better']} better, {change['items_worse']} worse, p = {change['p']:.2g})"
@@ -171,9 +185,11 @@ BATCH_HEAD = ["batch", "facts", "learned", "steps", "success", "so far", "rephra
 
 def batch_note(document: Mapping[str, Any]) -> str:
     """What the columns of ``BATCH_HEAD`` are of."""
+    seen = (document.get("search") or {}).get("facts", ())  # they chose the merge, and are not scored
+    of_batch = Counter(fact["batch"] for fact in document["facts"] if fact["id"] in seen) if seen else Counter()
     edited, sampled = 0, False
     for b in document["batches"]:
-        edited += b["facts"]
+        edited += b["facts"] - of_batch[b.get("batch")]
         sampled |= b.get("asked_so_far", edited) < edited
     of = "this batch and a sample of the facts before it" if sampled else "all facts until then"
     return f"success: of the batch just edited; so far, rephrased, locality: of {of}; time: of the edit"
@@ -208,7 +224,7 @@ def headline(document: Mapping[str, Any]) -> str:
         parts.append(f"unrelated answers kept {_value(metrics.LOCALITY, after)}")
     for task, c in document["after"]["general_change"].items():
         if "noise" in c and not c["noise"]:
-            parts.append(f"{task} {100 * c['change']:+.1f} {'%' if c.get('change_is') else 'points'}")
+            parts.append(f"{task} {in_unit(c, c['change']):+.1f}{unit(c)}")
     return "; ".join(parts)
 
 
@@ -219,7 +235,9 @@ def not_learned(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def lost(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Facts that the edited model does not answer wholly, worst first."""
-    missed = [f for f in document["facts"] if f["after"].get(metrics.SUCCESS, 1.0) < 1.0]
+    seen = (document.get("search") or {}).get("facts", ())
+    scored = [f for f in document["facts"] if f["id"] not in seen]
+    missed = [f for f in scored if f["after"].get(metrics.SUCCESS, 1.0) < 1.0]
     return sorted(missed, key=lambda f: f["after"][metrics.SUCCESS])
 
 
@@ -339,8 +357,14 @@ def retention_lines(found: Mapping[str, Any] | None) -> list[str]:
     if found is None or len(found["after"]) < 2:
         return []
     title = METRICS[found["metric"]].title
-    points = [(p["age"], percent(p["mean"]), 100 * p["half_width_95"], p["answers"]) for p in found["curve"]]
-    curve = [[str(age), f"{mean} ± {half:.1f}", str(answers)] for age, mean, half, answers in points]
+    curve = [
+        [
+            str(p["age"]),
+            percent(p["mean"]) + _half(METRICS[found["metric"]], {**p, "facts": p["answers"]}),
+            str(p["answers"]),
+        ]
+        for p in found["curve"]
+    ]
     lines = ["## Retention", "", f"{title.capitalize()} by age: how many batches ago a fact was taught."]
     lines += ["Earlier facts were sampled: ± is the error of that, too."] if found["sampled"] else []
     lines += ["", *markdown_table(["batches ago", f"{title} ± 95 %", "answers"], thinned(curve)), ""]
@@ -375,4 +399,4 @@ def cost_lines(cost: Mapping[str, Any]) -> list[str]:
 
 
 def _names(facts: Sequence[Mapping[str, Any]], most: int = 20) -> str:
-    return listed([fact["id"] for fact in facts], most) if facts else "none"
+    return listed([printable(fact["id"]) for fact in facts], most) if facts else "none"

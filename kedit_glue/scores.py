@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kedit_glue import metrics, paired, questions
+from kedit_glue.general_ability import PERPLEXITIES
 from kedit_glue.generated import contains, exact_match, normalized
 from kedit_glue.metrics import GENERATED, METRICS
 
@@ -233,7 +234,6 @@ def fluency(raw: Answers) -> dict[str, Any]:
 
 # -- general ability ----------------------------------------------------------------------------
 
-PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 """Their items are (log-likelihood in nats, weight in words or bytes)."""
 MAIN_METRICS = ("acc", "exact_match", "word_perplexity", "byte_perplexity", "bits_per_byte", "f1")
 

@@ -29,6 +29,7 @@ from statistics import harmonic_mean, mean, stdev
 from typing import Any
 
 from kedit_glue import metrics, scores
+from kedit_glue.general_ability import share_left
 
 SCHEMA = 1
 METRICS = (metrics.SUCCESS, metrics.GENERALIZATION, metrics.PORTABILITY, metrics.LOCALITY)
@@ -203,15 +204,11 @@ def harmonic(document: Mapping[str, Any], values: Mapping[str, Sequence[float]])
     """Harmonic mean of edit success, generalization, locality and retained general ability, each 0 to 1; higher is
     better, None where one was not measured.
 
-    Retained: the mean over lm-eval's tasks of after / before (before / after where lower is better), at most 1; 0 where
-    the edited model's value is no number.
+    Retained: the mean over lm-eval's tasks of ``general_ability.share_left``.
     """
-    kept = []
-    for change in document["after"]["general_change"].values():
-        before, after = change.get("before"), change.get("after")
-        if before and before > 0:  # of nothing there is no share
-            better, worse = (after, before) if change["better"] == "higher" else (before, after)
-            kept.append(0.0 if after is None else max(0.0, min(1.0, better / worse)) if worse else 1.0)
+    changes = document["after"]["general_change"].values()
+    left = [share_left(one["before"], one["after"], one["better"]) for one in changes if one.get("before")]
+    kept = [share for share in left if share is not None]
     of_edits = [values[m] for m in (metrics.SUCCESS, metrics.GENERALIZATION, metrics.LOCALITY)]
     if not kept or not all(of_edits):
         return None

@@ -8,6 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from kedit_glue.problems import printable
+
 SHORT = 9  # columns of such cells stay on one line on a narrow terminal
 
 
@@ -22,7 +24,7 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Tab
         short = all(len(cells[position]) <= SHORT for cells in [head, *rows])
         table.add_column(name, overflow="fold", no_wrap=short)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text("\n".join(map(printable, cell.split("\n")))) for cell in row))
     return table
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from kedit_glue import metrics
 from kedit_glue.compare_text import HOW
+from kedit_glue.general_ability import share_left
 from kedit_glue.metrics import METRICS
 from kedit_glue.page import of_search
 from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, front, percent, short
@@ -190,9 +191,10 @@ def kept_after(document: Document, batch: Mapping[str, Any]) -> tuple[float, Non
     """General ability after a batch, where it was measured then; without items there is no interval."""
     shares = []
     for task, change in document["after"]["general_change"].items():
-        now = batch.get("general", {}).get(task, {}).get("metrics", {}).get(change["metric"])
-        if (before := change.get("before")) and now:
-            shares.append(min(1.0, now / before if change["better"] == "higher" else before / now))
+        values = batch.get("general", {}).get(task, {}).get("metrics", {})
+        left = share_left(change.get("before"), values.get(change["metric"]), change["better"])
+        if left is not None and change["metric"] in values:  # its value may be no number
+            shares.append(left)
     return (100 * mean(shares), None, None) if shares else None
 
 

@@ -12,7 +12,7 @@ from kedit_glue.metrics import METRICS
 from kedit_glue.page import facts, of_run, of_search
 from kedit_glue.page.content import Page, Section, Table, banner
 from kedit_glue.page.figure import short
-from kedit_glue.page.values import FORCED, KEPT, kept
+from kedit_glue.page.values import FORCED, KEPT, kept, kept_of
 from kedit_glue.tables import percent
 
 MOST_BATCHES = 100
@@ -87,7 +87,8 @@ def tiles(document: Mapping[str, Any]) -> list[dict[str, str]]:
             {"title": METRICS[metric].title, "after": percent(entry["mean"]), "before": " · ".join([*sure, was])}
         )
     if ability := kept(document["after"]["general_change"]):
-        tasks = report.counted(len(document["after"]["general_change"]), "task", "tasks")
+        measured = [change for change in document["after"]["general_change"].values() if kept_of(change)]
+        tasks = report.counted(len(measured), "task", "tasks")
         found.append({"title": KEPT, "after": f"{ability[0]:.1f} %", "before": f"mean of {tasks}"})
     return found
 

@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 from kedit_glue import metrics
+from kedit_glue.general_ability import share_left
 from kedit_glue.metrics import METRICS
 from kedit_glue.page.figure import Point, percent
 from kedit_glue.verdict import relative_loss
@@ -36,12 +37,22 @@ def point(x: str | float, entry: Mapping[str, Any] | None, label: str = "") -> P
 
 def kept(changes: Mapping[str, Mapping[str, Any]]) -> tuple[float, float, float] | None:
     """Mean over lm-eval's tasks of the share of the original's value that is left, at most 1 each, in per cent, with
-    an interval whose ends are the means of the tasks' own ends. None where nothing was measured."""
-    both = [(loss, change) for change in changes.values() if (loss := relative_loss(change))]
-    if not both:
+    an interval whose ends are the means of the tasks' own ends (without one: the value). None where nothing was
+    measured."""
+    each = [found for change in changes.values() if (found := kept_of(change))]
+    if not each:
         return None
-    value, high, low = (100 * mean(retained(loss[end], change) for loss, change in both) for end in range(3))
+    value, low, high = (100 * mean(found[end] for found in each) for end in range(3))
     return value, low, high
+
+
+def kept_of(change: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """Of one task the share that is left with its interval, 0 to 1; None where the original has nothing to lose."""
+    if loss := relative_loss(change):
+        value, high, low = (retained(end, change) for end in loss)
+        return value, low, high
+    left = share_left(change.get("before"), change.get("after"), change.get("better", "higher"))
+    return None if left is None else (left, left, left)
 
 
 def retained(loss: float, change: Mapping[str, Any]) -> float:
@@ -52,8 +63,8 @@ def retained(loss: float, change: Mapping[str, Any]) -> float:
 
 def task_kept(change: Mapping[str, Any]) -> float | None:
     """Of one task, in per cent."""
-    loss = relative_loss(change)
-    return None if loss is None else percent(retained(loss[0], change))
+    found = kept_of(change)
+    return None if found is None else percent(found[0])
 
 
 def title(metric: str) -> str:

@@ -20,6 +20,7 @@ from kedit_glue.metrics import (
     SUCCESS,
     described,
 )
+from kedit_glue.problems import printable
 from kedit_glue.tables import percent
 
 EXACT = "edit_success.generated.exact_match"
@@ -279,6 +280,17 @@ def test_terminal_shows_a_facts_text_as_it_is(document: dict[str, Any]) -> None:
     text = printed(document, 200)
     for said in ("[bold]x[/]", "[/b]", ":heart:", "[red]", "not wholly answered: [/b]"):
         assert said in text
+
+
+def test_no_text_changes_the_terminal(document: dict[str, Any]) -> None:
+    """A file of facts may hold what clears the screen, sets the title or writes the clipboard."""
+    escape = "\x1b]52;c;ZXZpbA==\x07\x1b[2J"
+    document["answers"] = [{"prompt": f"a{escape}", "target_new": escape, "before": escape, "after": "x"}]
+    document["facts"] = [fact(f"f{escape}", 0.0)]
+    text = printed(document, 300)
+    assert "\x1b" not in text and "\x07" not in text
+    assert "not wholly answered: f\\x1b]52;c;ZXZpbA==\\x07\\x1b[2J" in text
+    assert printable("dix\xa0mille\u2028") == "dix\xa0mille\\u2028"
 
 
 def test_terminal_leaves_out_what_there_is_not(document: dict[str, Any]) -> None:

@@ -62,8 +62,12 @@ def test_what_one_side_lacks_is_not_compared(searched: Scored, side: str) -> Non
 
 
 def test_the_report_has_the_section_and_one_without_a_search_is_as_before(searched: Scored, scored: Scored) -> None:
-    document = searched([NUMBERS]) | {"mode": "sequential"}
+    document = searched([NUMBERS], success=[1.0] * 4) | {"mode": "sequential"}
+    for batch in document["batches"]:
+        batch["asked_so_far"] = batch["batch"]  # one fact of each batch chose the merge
+    assert "all facts until then" in report.batch_note(document)
     without = {key: value for key, value in document.items() if key != "search"}
+    without["batches"] = [{k: v for k, v in batch.items() if k != "asked_so_far"} for batch in document["batches"]]
     with_search, plain = report.markdown(document).splitlines(), report.markdown(without).splitlines()
     new = [line for line in with_search if line not in plain]
     assert new[0].startswith("scores are of 2 facts; the other 2 chose the merge")
