@@ -129,19 +129,42 @@ def cells(scored: Scored, settings: list[dict[str, Any]]) -> list[Result]:
     ]
 
 
+def on_grid(results: list[Result], axes: list[str]) -> list[Result]:
+    """Each at its place on the axes."""
+    return [replace(one, at={key: one.settings[key] for key in axes}) for one in results]
+
+
 def figures(scored: Scored, axes: list[str], settings: list[dict[str, Any]]) -> dict[str, Any]:
-    return by_id(of_grid.figures(About("grid", "r.yaml", "c0", {}, axes), cells(scored, settings)))
+    return by_id(of_grid.figures(About("grid", "r.yaml", "c0", {}, axes), on_grid(cells(scored, settings), axes)))
 
 
 def test_a_curve_of_several_seeds_is_their_mean(scored: Scored) -> None:
     at = [{"train.epochs": epochs, "seed": seed} for epochs in (5, 30) for seed in (0, 1)]
     results = [replace(one, group=f"e{one.settings['train.epochs']}") for one in cells(scored, at)]
+    results = on_grid(results, ["train.epochs"])
     made = by_id(of_grid.figures(About("grid", "r.yaml", "e5", {}, ["train.epochs"]), results))
     (success,) = (s for s in made["curve_train_epochs"].series if s.name == "edit success")
     # means over the four facts: 1, 0.975 at 5 epochs, 0.95, 0.925 at 30; t(0.975, 1) = 12.706
     assert [(p.x, p.y) for p in success.points] == [(5.0, pytest.approx(98.75)), (30.0, pytest.approx(93.75))]
-    assert success.points[0].high == pytest.approx(98.75 + 12.706 * 1.25, rel=1e-4)
+    assert success.points[0].low == pytest.approx(98.75 - 12.706 * 1.25, rel=1e-4)
+    assert success.points[0].high == 100.0, "of a share"
     assert [p.x for p in made["less_edit_success"].series[0].points] == ["e30"]
+
+
+def test_a_named_cell_stands_on_no_curve(scored: Scored) -> None:
+    """It sets what an axis sets, and more: its scores are no seed's of the grid's."""
+    results = cells(scored, [{"train.epochs": epochs} for epochs in (5, 30)])
+    results = [*on_grid(results, ["train.epochs"]), replace(results[1], cell="named", settings={"train.epochs": 5})]
+    made = by_id(of_grid.figures(About("grid", "r.yaml", "c0", {}, ["train.epochs"]), results))["curve_train_epochs"]
+    assert [(p.x, p.y, p.label) for p in made.series[0].points] == [(5.0, 100.0, "c0"), (30.0, 97.5, "c1")]
+    alone = on_grid(results[:2], [])
+    found = by_id(of_grid.figures(About("grid", "r.yaml", "c0", {}, ["train.epochs"]), alone))
+    assert isinstance(found["curves"], Missing)
+
+
+def test_settings_that_are_the_same_number_stand_apart(scored: Scored) -> None:
+    made = figures(scored, ["train.layers"], [{"train.layers": 4}, {"train.layers": [4]}])["curve_train_layers"]
+    assert [(p.x, p.label) for p in made.series[0].points] == [("4", "c0"), ("[4]", "c1")]
 
 
 def test_along_a_single_axis_all_measures_are_in_one_figure(scored: Scored) -> None:
