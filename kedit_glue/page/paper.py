@@ -36,6 +36,8 @@ WIDTH = 3.4
 DPI = 300
 LINE = 0.15
 """Inches of a line of the legend."""
+MOST_TICKS = 7
+"""Of a log axis."""
 
 
 def drawn(figure: Figure) -> dict[str, bytes]:
@@ -85,6 +87,7 @@ def framed(axes: Any, of: Axis, side: str) -> None:
     getattr(axes, f"set_{side}label")(of.head)
     if of.log:
         getattr(axes, f"set_{side}scale")("log")
+        plain_log(getattr(axes, f"{side}axis"), *getattr(axes, f"get_{side}lim")())
     elif of.whole == (0.0, 0.0):
         getattr(axes, f"set_{side}lim")(**{"left" if side == "x" else "bottom": 0})
     elif of.whole is not None:
@@ -92,6 +95,26 @@ def framed(axes: Any, of: Axis, side: str) -> None:
         getattr(axes, f"set_{side}lim")(low - 0.03 * (high - low), high + 0.03 * (high - low))
     if of.mark is not None:
         {"x": axes.axvline, "y": axes.axhline}[side](of.mark, color="0.4", linewidth=0.8, linestyle=":")
+
+
+def plain_log(axis: Any, low: float, high: float) -> None:
+    """Numbers as they are spoken, at few places: a log axis' own are mathtext, which texts here are not."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    axis.set_major_locator(FixedLocator(log_ticks(low, high)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten between the ends; where these are fewer than three, more in between; at most ``MOST_TICKS``."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+        found = [float(f"{step}e{power}") for power in powers for step in steps]
+        found = [value for value in found if low <= value <= high]
+        if len(found) >= (3 if len(steps) < 9 else 2):
+            return found[:: -(-len(found) // MOST_TICKS)]
+    return [low, high]
 
 
 def legend_columns(figure: Figure) -> int:

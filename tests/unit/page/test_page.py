@@ -146,6 +146,42 @@ def test_points_are_plotlys_own_and_drawn_for_papers() -> None:
     assert paper.drawn(made)["pdf"] == drawn["pdf"], "the same bytes each time"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.2, 120.0, [1.0, 10.0, 100.0]),
+        (0.3, 90.0, [0.3, 1.0, 3.0, 10.0, 30.0]),
+        (1.5, 60.0, [3.0, 10.0, 30.0]),
+        (1.5, 9.0, [2.0, 4.0, 6.0, 8.0]),
+        (2.1, 4.9, [3.0, 4.0]),
+        (1e-6, 1e6, [1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6]),
+        (3.2, 3.8, [3.2, 3.8]),
+    ],
+)
+def test_log_axes_have_ticks_at_few_round_numbers(low: float, high: float, ticks: list[float]) -> None:
+    from kedit_glue.page import paper
+
+    assert paper.log_ticks(low, high) == ticks
+
+
+def test_log_axes_of_papers_show_plain_numbers() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    from kedit_glue.page import paper
+
+    canvas = Canvas()
+    FigureCanvasAgg(canvas)
+    points = [Point(0.3, 1.0), Point(90.0, 2.0)]
+    axis = Axis("seconds", log=True)
+    paper.points(Figure("f", "F", "s", "points", axis, axis, [Series("s", points)]), canvas)
+    canvas.draw_without_rendering()
+    across, up = canvas.axes[0].xaxis, canvas.axes[0].yaxis
+    assert [label.get_text() for label in across.get_ticklabels()] == ["1", "10", "100"]
+    assert len(up.get_ticklabels()) >= 2 and "1" in [label.get_text() for label in up.get_ticklabels()]
+    assert not any(label.get_text() for side in (across, up) for label in side.get_ticklabels(minor=True))
+
+
 def test_a_long_run_has_a_page_of_bearable_length(run: Callable[..., Path], scored: Scored) -> None:
     words = " ".join(Elements(page.write_run(run(scored(success=[1.0] * 600))).read_text(encoding="utf-8")).words)
     assert "The first 200 of 900 rows; the CSV has them all." in words, "three aspects after each of 300 batches"
