@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kedit_glue.spreadsheet import Cell, safe
+
 Kind = Literal["radar", "lines", "points", "dots", "bars", "heat"]
-Cell = str | float | int | None
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A text that begins so is a formula to spreadsheets."""
 PALETTE = ("#3d7fe0", "#d9730d", "#2a9964", "#a15fd0", "#c7508f", "#1694a4", "#9a7b1e", "#de4f49")
 """Each at a contrast of 3 or more to white and to the dark page."""
 QUIET = "#858b95"
@@ -115,7 +114,7 @@ class Figure:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         head, rows = self.table()
-        writer.writerow(head)
+        writer.writerow([safe(cell) for cell in head])
         writer.writerows([safe(cell) for cell in row] for row in rows)
         return out.getvalue()
 
@@ -134,13 +133,6 @@ class Missing:
 
 
 Drawn = Figure | Missing
-
-
-def safe(cell: Cell) -> Cell:
-    """As a CSV's cell: no text is a formula; numbers stay numbers."""
-    if cell is None:
-        return ""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def short(text: str, most: int = MOST_LABEL) -> str:

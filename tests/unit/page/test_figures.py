@@ -10,7 +10,8 @@ import pytest
 
 from kedit_glue.metrics import LOCALITY, SUCCESS
 from kedit_glue.page import along, of_grid, of_run
-from kedit_glue.page.figure import Axis, Figure, Missing, Point, Series, front, safe
+from kedit_glue.page.figure import Axis, Figure, Missing, Point, Series, front
+from kedit_glue.spreadsheet import safe
 from kedit_glue.study_report import About, Result
 
 Scored = Callable[..., dict[str, Any]]
@@ -34,8 +35,8 @@ def test_no_text_of_a_csv_is_a_formula(cell: Any, written: Any) -> None:
 
 def test_the_csv_holds_what_is_drawn_and_no_empty_column() -> None:
     points = [Point("a, b", 50.0, 40.0, 60.0), Point("=c", None)]
-    made = Figure("f", "F", "says", "dots", Axis("cell"), Axis("score", "%"), [Series("-s", points)])
-    assert made.csv() == "series,cell,score (%),low 95 %,high 95 %\n'-s,\"a, b\",50.0,40.0,60.0\n'-s,'=c,,,\n"
+    made = Figure("f", "F", "says", "dots", Axis("@cell"), Axis("=score", "%"), [Series("-s", points)])
+    assert made.csv() == "series,'@cell,'=score (%),low 95 %,high 95 %\n'-s,\"a, b\",50.0,40.0,60.0\n'-s,'=c,,,\n"
 
 
 @pytest.mark.parametrize(
