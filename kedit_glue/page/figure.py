@@ -7,8 +7,10 @@ values to the right), ``heat`` (a series is a row). Pure.
 from __future__ import annotations
 
 import csv
+import functools
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -141,11 +143,36 @@ def short(text: str, most: int = MOST_LABEL) -> str:
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 
-def named(series: Sequence[Series]) -> Iterator[tuple[Series, str, str]]:
-    """Each series with its colour and mark."""
+def both_ends(text: str, most: int) -> str:
+    """On one line, cut in the middle."""
+    flat = " ".join(text.split())
+    end = (most - 1) // 2
+    return flat if len(flat) <= most else f"{flat[: most - 1 - end]}…{flat[-end:]}"
+
+
+def apart(names: Sequence[str], cut: Callable[[str], str], room: int) -> list[str]:
+    """What ``cut`` leaves of each; names that it makes alike keep both ends, or else get a number."""
+    once = list(dict.fromkeys(names))
+    found = [cut(name) for name in once]
+    often = Counter(found)
+    found = [text if often[text] == 1 else cut(both_ends(name, room)) for name, text in zip(once, found, strict=True)]
+    often = Counter(found)
+    found = [text if often[text] == 1 else f"{at}. {text}" for at, text in enumerate(found, 1)]
+    shown = dict(zip(once, found, strict=True))
+    return [shown[name] for name in names]
+
+
+def shortened(names: Sequence[str], most: int = MOST_LABEL) -> list[str]:
+    """Each as ``short``, and no two names alike."""
+    return apart(names, functools.partial(short, most=most), most)
+
+
+def named(series: Sequence[Series]) -> Iterator[tuple[Series, str, str, str]]:
+    """Each series with its name as it is drawn, its colour and mark."""
     loud = 0
-    for number, one in enumerate(series):
-        yield one, QUIET if one.quiet else PALETTE[loud % len(PALETTE)], MARKS[number % len(MARKS)]
+    labels = shortened([one.name for one in series])
+    for number, (one, label) in enumerate(zip(series, labels, strict=True)):
+        yield one, label, QUIET if one.quiet else PALETTE[loud % len(PALETTE)], MARKS[number % len(MARKS)]
         loud += not one.quiet
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from kedit_glue import metrics, study_report
 from kedit_glue.page.along import curves
 from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, measures, slug
-from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, percent, short
+from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, percent
 from kedit_glue.page.of_run import NO_GENERAL, SHARES, age_curve, cross, trade_off
 from kedit_glue.page.values import AGREE_WITH_THEMSELVES, FORCED, KEPT, kept, point, said, task_kept, title
 from kedit_glue.study_report import About, Result
@@ -98,14 +98,11 @@ def radar(about: About, cells: Sequence[Cell]) -> Drawn:
         return Missing("radar", heading, "It takes three aspects that all of these cells have.")
     before = chosen[0].document["before"]["edits"]
     base = [point(title(m), {"mean": 1.0, "facts": 1} if m in AGREE_WITH_THEMSELVES else before.get(m)) for m in there]
-    base += [Point(f"{short(task, 24)}, kept", 100.0) for task in tasks]
+    base += [Point(f"{task}, kept", 100.0) for task in tasks]
     series = [Series("original", base, quiet=True)]
     for cell in chosen:
         points = [cell.metric(title(m), m) for m in there]
-        points += [
-            Point(f"{short(task, 24)}, kept", task_kept(cell.document["after"]["general_change"][task]))
-            for task in tasks
-        ]
+        points += [Point(f"{task}, kept", task_kept(cell.document["after"]["general_change"][task])) for task in tasks]
         series.append(Series(cell.name, [Point(p.x, p.y, p.low, p.high) for p in points]))
     names = ", ".join(s.name for s in series)
     return Figure(
@@ -190,7 +187,7 @@ def general(cells: Sequence[Cell]) -> Drawn:
             if (found := kept({task: change}))
         ]
         if points:
-            series.append(Series(short(task, 30), points))
+            series.append(Series(task, points))
     if not series:
         return Missing("general", heading, NO_GENERAL)
     told = "; ".join(f"{s.name}: {said(min(p.y or 0.0 for p in s.points))} at least" for s in series[:4])

@@ -13,7 +13,7 @@ from kedit_glue import metrics
 from kedit_glue.compare_text import HOW
 from kedit_glue.metrics import METRICS
 from kedit_glue.page import of_search
-from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, front, percent, short
+from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, front, percent
 from kedit_glue.page.values import (
     AGREE_WITH_THEMSELVES,
     FORCED,
@@ -80,7 +80,7 @@ def radar(document: Document, chosen: Sequence[str], how: str, note: str) -> Fig
     if not there or len(there) + len(changes) < 3:
         return None
     base = [point(title(m), {"mean": 1.0, "facts": 1} if m in AGREE_WITH_THEMSELVES else before.get(m)) for m in there]
-    base += [Point(f"{short(task, 24)}, kept", 100.0) for task in changes]
+    base += [Point(f"{task}, kept", 100.0) for task in changes]
     edited = _aspects(document["after"], there, changes)
     between = [Series("tuned", _aspects(document["tuned"], there, changes))] if document.get("tuned") else []
     name = edited_name(document)
@@ -103,7 +103,7 @@ def _aspects(scored: Mapping[str, Any], metrics_there: Sequence[str], tasks: Ite
     """A model's place on each of the radar's axes."""
     changes = scored["general_change"]
     aspects = [point(title(m), scored["edits"].get(m)) for m in metrics_there]
-    return aspects + [Point(f"{short(task, 24)}, kept", task_kept(changes[task])) for task in tasks if task in changes]
+    return aspects + [Point(f"{task}, kept", task_kept(changes[task])) for task in tasks if task in changes]
 
 
 def edits(document: Document) -> list[Drawn]:
@@ -147,7 +147,7 @@ def general(document: Document) -> Drawn:
         sign = 100 if change["better"] == "higher" else -100
         low, high = sorted(sign * end for end in change["change_95"])
         unit = "%" if change.get("change_is") else "points"
-        points.append(Point(f"{short(task, 30)} ({unit})", sign * change["change"], low, high, count=change["items"]))
+        points.append(Point(f"{task} ({unit})", sign * change["change"], low, high, count=change["items"]))
     told = "; ".join(f"{p.x} {p.y:+.1f}" for p in points)
     return Figure(
         "general",

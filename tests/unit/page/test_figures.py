@@ -93,6 +93,23 @@ def test_what_general_ability_was_after_each_batch_is_drawn(scored: Scored) -> N
     ]  # fmt: skip
 
 
+LONG = ["mmlu_pro_high_school_computer_science_easy", "mmlu_pro_high_school_computer_science_hard"]
+
+
+def test_tasks_keep_their_whole_names(scored: Scored) -> None:
+    """Two that begin alike are two."""
+    document = scored()
+    change = document["after"]["general_change"].pop("choices")
+    document["after"]["general_change"] = {LONG[0]: change, LONG[1]: change | {"change": -0.02, "after": 0.4}}
+    found = by_id(of_run.figures(document))
+    assert found["radar_teacher_forced"].categories()[-2:] == [f"{task}, kept" for task in LONG]
+    assert found["general"].categories() == [f"{task} (points)" for task in LONG]
+    results = [Result("a", {}, document), Result("b", {}, document)]
+    study = by_id(of_grid.figures(About("grid", "r.yaml", "a"), results))
+    assert study["radar"].categories()[-2:] == [f"{task}, kept" for task in LONG]
+    assert [series.name for series in study["general"].series] == LONG
+
+
 def test_what_is_missing_is_said(scored: Scored) -> None:
     document = scored(success=[1.0, 1.0])
     document["after"]["general_change"] = {}

@@ -17,7 +17,7 @@ from kedit_glue import page, results
 from kedit_glue.page import __main__ as command
 from kedit_glue.page import facts, latex
 from kedit_glue.page.content import Table
-from kedit_glue.page.figure import Axis, Figure, Point, Series
+from kedit_glue.page.figure import Axis, Figure, Point, Series, shortened
 from kedit_glue.page.html import hash_of, json_block
 from kedit_glue.page.interactive import plain, spec, wrapped
 from kedit_glue.page.write import page_of
@@ -121,6 +121,59 @@ def test_charts_take_no_markup_of_names() -> None:
 )
 def test_long_names_are_parted(name: str, lines: str) -> None:
     assert wrapped(name, 20) == lines
+
+
+@pytest.mark.parametrize(
+    ("names", "drawn"),
+    [
+        (["a task", "another task"], ["a task", "another task"]),
+        (["mmlu_pro_biology", "mmlu_pro_physics"], ["mmlu_pro_bi…", "mmlu_pro_ph…"]),
+        (["mmlu_pro_high_biology", "mmlu_pro_high_physics"], ["mmlu_p…ology", "mmlu_p…ysics"]),
+        (["mmlu_pro_high_old_biology", "mmlu_pro_high_new_biology"], ["1. mmlu_p…ology", "2. mmlu_p…ology"]),
+        (["a  b", "a b", "a b"], ["1. a b", "2. a b", "2. a b"]),
+    ],
+)
+def test_shortened_names_stay_apart(names: list[str], drawn: list[str]) -> None:
+    assert shortened(names, 12) == drawn
+
+
+LONG = ["a_task_with_quite_a_long_name_of_its_own_in_english", "a_task_with_quite_a_long_name_of_its_own_in_german"]
+
+
+@pytest.mark.parametrize("kind", ["radar", "lines", "dots", "bars", "heat"])
+def test_long_names_that_begin_alike_are_several_categories(kind: Any) -> None:
+    points = [Point(name, 10.0 * at) for at, name in enumerate([*LONG, "c"])]
+    made = Figure("f", "F", "s", kind, Axis("task"), Axis("score"), [Series(name, points) for name in LONG])
+    shown = spec(made)
+    layout = shown["layout"]
+    ticks = (
+        layout["polar"]["angularaxis"] if kind == "radar" else layout["yaxis" if kind in ("dots", "bars") else "xaxis"]
+    )
+    assert len(set(ticks["ticktext"])) == len(set(ticks["tickvals"])) == 3
+    trace = shown["data"][0]
+    places = trace["theta"][:3] if kind == "radar" else trace["y" if kind in ("dots", "bars") else "x"]
+    assert len(set(places)) == 3
+    if kind != "heat":
+        assert len({one["name"] for one in shown["data"]}) == 2
+        assert LONG[0] in trace["hovertext"][0].replace("<br>", "")
+    assert made.categories() == [*LONG, "c"]
+
+
+@pytest.mark.parametrize("kind", ["radar", "lines", "dots", "bars", "heat"])
+def test_long_names_that_begin_alike_have_ticks_of_their_own_on_paper(kind: Any) -> None:
+    from matplotlib.figure import Figure as Canvas
+
+    from kedit_glue.page import paper
+
+    points = [Point(name, 10.0 * at) for at, name in enumerate([*LONG, "c"])]
+    made = Figure("f", "F", "s", kind, Axis("task"), Axis("score"), [Series(name, points) for name in LONG])
+    canvas = Canvas()
+    getattr(paper, kind)(made, canvas)
+    axes = canvas.axes[0]
+    ticks = axes.get_yticklabels() if kind in ("dots", "bars") else axes.get_xticklabels()
+    assert len({tick.get_text() for tick in ticks}) == len(ticks) == 3
+    if kind != "heat":
+        assert len(set(axes.get_legend_handles_labels()[1])) == 2
 
 
 @pytest.mark.parametrize("kind", ["radar", "lines", "dots", "bars", "heat"])
