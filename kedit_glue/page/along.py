@@ -7,8 +7,7 @@ from typing import Any
 
 from kedit_glue import strict_yaml
 from kedit_glue.page.cells import Cell, Measure, measures, slug
-from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series
-from kedit_glue.page.of_run import SHARES
+from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series
 from kedit_glue.page.values import said
 from kedit_glue.study_grid import labels
 from kedit_glue.study_report import About, seeds_interval

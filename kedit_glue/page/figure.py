@@ -16,6 +16,8 @@ from typing import Literal
 
 from kedit_glue.spreadsheet import Cell, safe
 
+SHARES = (0.0, 100.0)
+"""The range of percentages."""
 Kind = Literal["radar", "lines", "points", "dots", "bars", "heat"]
 PALETTE = ("#3d7fe0", "#d9730d", "#2a9964", "#a15fd0", "#c7508f", "#1694a4", "#9a7b1e", "#de4f49")
 """Each at a contrast of 3 or more to white and to the dark page."""

@@ -9,8 +9,9 @@ from typing import Any
 from kedit_glue import metrics, study_report
 from kedit_glue.page.along import curves
 from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, measures, slug
-from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, percent
-from kedit_glue.page.of_run import NO_GENERAL, SHARES, age_curve, cross, trade_off
+from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series, percent
+from kedit_glue.page.of_batches import age_curve
+from kedit_glue.page.of_run import NO_GENERAL, cross, trade_off
 from kedit_glue.page.values import AGREE_WITH_THEMSELVES, FORCED, KEPT, kept, point, said, task_kept, title
 from kedit_glue.study_report import About, Result
 

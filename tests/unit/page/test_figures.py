@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kedit_glue.metrics import LOCALITY, SUCCESS
-from kedit_glue.page import along, of_grid, of_run
+from kedit_glue.page import along, of_batches, of_grid, of_run
 from kedit_glue.page.figure import Axis, Figure, Missing, Point, Series, front
 from kedit_glue.spreadsheet import safe
 from kedit_glue.study_report import About, Result
@@ -119,7 +119,7 @@ def test_what_is_missing_is_said(scored: Scored) -> None:
         "general", "success_general", "batches", "retention", "retention_curve", "stages", "batch_times", "curves",
     }  # fmt: skip
     assert missing["general"] == missing["success_general"] == of_run.NO_GENERAL
-    assert missing["retention"] == of_run.ONE_BATCH
+    assert missing["retention"] == of_batches.ONE_BATCH
 
 
 def test_a_pair_and_a_result_without_scores_have_a_page_of_sentences(scored: Scored) -> None:
@@ -132,7 +132,7 @@ def test_a_pair_and_a_result_without_scores_have_a_page_of_sentences(scored: Sco
 def test_a_long_runs_heat_map_is_thinned(scored: Scored) -> None:
     document = scored(success=[1.0] * 200)
     made = by_id(of_run.figures(document))["retention"]
-    assert len(made.series) == len(made.series[0].points) == of_run.MOST_ROWS
+    assert len(made.series) == len(made.series[0].points) == of_batches.MOST_ROWS
     assert (made.series[0].name, made.series[-1].name) == ("after batch 1", "after batch 100")
     assert made.note == "60 of 100 batches are shown."
 
