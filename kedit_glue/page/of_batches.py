@@ -11,11 +11,19 @@ from typing import Any
 
 from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series, percent
 from kedit_glue.page.values import FORCED, KEPT, point, said, title
+from kedit_glue.report_notes import mode_note
 
 Document = Mapping[str, Any]
 MOST_ROWS = 60
 """Of a heat map: a longer run is shown in so many rows and columns, evenly."""
 ONE_BATCH = "It takes two batches that were scored: this result has fewer, or was scored at the end only."
+
+EACH_ALONE = "Each batch was edited alone: nothing was asked again after a later one."
+
+
+def lacking(document: Document) -> str:
+    """Why there is nothing to say of one batch after another."""
+    return EACH_ALONE if mode_note(document) else ONE_BATCH
 
 
 def kept_after(document: Document, batch: Mapping[str, Any]) -> tuple[float, None, None] | None:
@@ -33,7 +41,7 @@ def batches(document: Document) -> Drawn:
     heading = "Batch by batch"
     scored = [b for b in document["batches"] if "all_so_far" in b]
     if len(scored) < 2:
-        return Missing("batches", heading, ONE_BATCH)
+        return Missing("batches", heading, lacking(document))
     series = []
     for metric in FORCED:
         points = [point(b["batch"], b["all_so_far"].get(metric)) for b in scored]
@@ -59,7 +67,7 @@ def heat_map(document: Document) -> Drawn:
     heading = "Retention, batch by batch"
     found = document.get("retention")
     if not found or len(found["after"]) < 2:
-        return Missing("retention", heading, ONE_BATCH)
+        return Missing("retention", heading, lacking(document))
     if found["matrix"] is None:
         return Missing("retention", heading, "The run has too many batches for a matrix; the curve says it in short.")
     rows = list(zip(found["after"], found["matrix"], strict=True))
@@ -99,7 +107,7 @@ def by_age(document: Document) -> Drawn:
     heading = "Retention by age"
     found = document.get("retention")
     if not found or len(found["curve"]) < 2:
-        return Missing("retention_curve", heading, ONE_BATCH)
+        return Missing("retention_curve", heading, lacking(document))
     series = [age_curve(title(found["metric"]), found)]
     first, last = series[0].points[0], series[0].points[-1]
     return Figure(

@@ -26,8 +26,11 @@ from kedit_glue.page.values import (
     title,
 )
 from kedit_glue.report import PROTOCOLS
+from kedit_glue.report_notes import mode_note
 
 Document = Mapping[str, Any]
+ALONE = "edited, each batch alone"
+"""Of a run whose batches have a model each: there is no edited model."""
 TUNED_NOTE = (
     "The tuned model was not scored before its merge, so it has no line of its own: score.tuned: true in the recipe "
     "does that."
@@ -56,7 +59,13 @@ def figures(document: Document) -> list[Drawn]:
 
 def edited_name(document: Document) -> str:
     """What the edited model is called: ``merged`` where its last step was a merge."""
+    if mode_note(document):
+        return ALONE
     return "merged" if any("merge" in batch for batch in document["batches"]) else "edited"
+
+
+def in_words(name: str) -> str:
+    return name if name == ALONE else f"{name} model"
 
 
 def radars(document: Document) -> list[Drawn]:
@@ -67,7 +76,9 @@ def radars(document: Document) -> list[Drawn]:
         made = radar(document, chosen, how, note)
         if made is not None:
             found.append(made)
-    return found or [Missing("radar", "Base and edited model", "It takes three aspects that were measured.")]
+    return found or [
+        Missing("radar", f"Base and {in_words(edited_name(document))}", "It takes three aspects that were measured.")
+    ]
 
 
 def radar(document: Document, chosen: Sequence[str], how: str, note: str) -> Figure | None:
@@ -84,8 +95,8 @@ def radar(document: Document, chosen: Sequence[str], how: str, note: str) -> Fig
     told = ", ".join(f"{b.x} {said(b.y)} to {said(a.y)}" for b, a in zip(base, edited, strict=True))
     return Figure(
         f"radar_{how.replace('-', '_')}",
-        f"Base{', tuned' if between else ''} and {name} model",
-        f"Base to {name} model, {how}: {told}.",
+        f"Base{', tuned' if between else ''} and {in_words(name)}",
+        f"Base to {in_words(name)}, {how}: {told}.",
         "radar",
         Axis("aspect"),
         Axis("score", "%", SHARES),
@@ -120,7 +131,7 @@ def edits(document: Document) -> list[Drawn]:
             Figure(
                 f"edits_{protocol}",
                 heading,
-                f"The {edited_name(document)} model, {how}: {told}.",
+                f"{in_words(edited_name(document))}, {how}: {told}.",
                 "dots",
                 Axis("metric"),
                 Axis("score", "%", SHARES),
@@ -138,7 +149,7 @@ def general(document: Document) -> Drawn:
     heading = "General ability: change from the original"
     changes = {t: c for t, c in document["after"]["general_change"].items() if c.get("change") is not None}
     if not changes:
-        return Missing("general", heading, NO_GENERAL)
+        return Missing("general", heading, no_general(document))
     points = []
     for task, change in changes.items():
         sign = 100 if change["better"] == "higher" else -100
@@ -159,6 +170,13 @@ def general(document: Document) -> Drawn:
 
 
 NO_GENERAL = "General ability was not measured: name lm-eval's tasks under score.general.tasks."
+NO_GENERAL_ALONE = (
+    "Each batch was edited alone: no model holds all edits, so that there is no general ability after them."
+)
+
+
+def no_general(document: Document) -> str:
+    return NO_GENERAL_ALONE if mode_note(document) else NO_GENERAL
 
 
 # -- trade-offs ---------------------------------------------------------------------------------
@@ -169,7 +187,7 @@ State = tuple[str, Mapping[str, Any], tuple[float, float | None, float | None] |
 
 
 def states(document: Document) -> list[State]:
-    """The original, the model after each batch, the edited model."""
+    """The original, the model after each batch, the edited model; of batches that were edited alone, all together."""
     count = len(document["batches"])
     whole = {"mean": 1.0, "facts": 1}
     changes = document["after"]["general_change"]
@@ -179,7 +197,7 @@ def states(document: Document) -> list[State]:
     for batch in document["batches"][:-1]:
         if "all_so_far" in batch:
             found.append((f"after batch {batch['batch']}", batch["all_so_far"], kept_after(document, batch)))
-    name = f"after batch {count}" if count else "edited"
+    name = ALONE if mode_note(document) else f"after batch {count}" if count else "edited"
     return [*found, (name, document["after"]["edits"], kept(changes))]
 
 
@@ -195,7 +213,12 @@ def trade_offs(document: Document) -> list[Drawn]:
     success_axis = Axis("edit success", "%")
     why = "Locality or edit success was not measured."
     of_general = trade_off(
-        "success_general", "Edit success against general ability", Axis(KEPT, "%"), success_axis, able, NO_GENERAL
+        "success_general",
+        "Edit success against general ability",
+        Axis(KEPT, "%"),
+        success_axis,
+        able,
+        no_general(document),
     )
     heading = "Edit success against locality"
     return [trade_off("success_locality", heading, Axis("locality", "%"), success_axis, local, why), of_general]
