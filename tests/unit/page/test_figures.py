@@ -244,6 +244,49 @@ def test_a_cell_that_lacks_what_others_have_is_left_out_there(scored: Scored) ->
     assert SUCCESS in document["facts"][0]["after"]
 
 
+def other_model(document: dict[str, Any]) -> None:
+    document["base"] = {**document["base"], "weights": "of another"}
+
+
+def other_facts(document: dict[str, Any]) -> None:
+    document["facts_source"] = {**document["facts_source"], "hash": "of others"}
+
+
+def unknown_facts(document: dict[str, Any]) -> None:
+    document["facts_source"] = None
+
+
+def searched_facts(document: dict[str, Any]) -> None:
+    document["search"] = {"facts": ["f0"], "merges": []}
+
+
+@pytest.mark.parametrize("change", [other_model, other_facts, unknown_facts, searched_facts])
+def test_different_originals_are_no_line_of_a_studys_radar(
+    scored: Scored, change: Callable[[dict[str, Any]], None]
+) -> None:
+    results = cells(scored, [{}, {}])
+    about = About("grid", "r.yaml", "c0")
+    radar = by_id(of_grid.figures(about, results))["radar"]
+    assert [s.name for s in radar.series] == ["original", "c0", "c1"] and radar.note == ""
+    change(results[1].document)  # type: ignore[arg-type]
+    radar = by_id(of_grid.figures(about, results))["radar"]
+    assert [s.name for s in radar.series] == ["c0", "c1"] and radar.note == of_grid.NO_ORIGINAL
+    assert radar.title == "The baseline and the best cells"
+    change(results[0].document)  # type: ignore[arg-type]
+    radar = by_id(of_grid.figures(about, results))["radar"]
+    assert [s.name for s in radar.series] == ["original", "c0", "c1"], "what is alike, or lacking, everywhere"
+
+
+def test_a_baseline_whose_first_seed_failed_is_its_next(scored: Scored) -> None:
+    seeds = [{"seed": n} for n in range(3)]
+    results = [replace(one, group="base" if n < 2 else "other") for n, one in enumerate(cells(scored, seeds))]
+    results[0] = replace(results[0], document=None, cause="killed")
+    about = About("grid", "r.yaml", "base")
+    assert of_grid.each_seed(about, results)[0].baseline == "c1"
+    lacking = [replace(one, document=None) for one in results]
+    assert of_grid.each_seed(about, lacking)[0].baseline == "c0"
+
+
 def test_the_radar_shows_the_tuned_model_where_it_was_scored(scored: Scored) -> None:
     document = scored()
     document["tuned"] = {
