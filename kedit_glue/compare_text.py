@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -18,6 +18,7 @@ from kedit_glue.compare_same import Differs
 from kedit_glue.compare_table import Column, Difference, Table, Value
 from kedit_glue.compare_values import GENERAL
 from kedit_glue.problems import printable
+from kedit_glue.spreadsheet import safe
 
 ARROWS = {"higher": "↑", "lower": "↓", "as before": "≈"}
 NOISE = "†"
@@ -275,20 +276,25 @@ def marked(cell: Cell) -> str:
 def comma_separated(page: Page) -> str:
     """One line a result and metric, in the metrics' own units (shares 0 to 1); or, of facts, one line a fact."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    rows = csv_of_results(page) if page.spreads is None else csv_of_facts(page, page.spreads)
+    csv.writer(out, lineterminator="\n").writerows([safe(cell) for cell in row] for row in rows)
+    return out.getvalue()
+
+
+def csv_of_facts(page: Page, spreads: Sequence[Spread]) -> Iterator[Sequence[str | float | None]]:
     not_the_same = ". ".join(str(one) for one in page.anyway)
-    if page.spreads is not None:
-        writer.writerow(("id", "prompt", "target_new", "metric", "mean_spread", *page.table.names, "not_the_same"))
-        for one in page.spreads:
-            values = ("" if value is None else value for value in one.values)
-            writer.writerow((*one.item, one.column.key, one.mean, *values, not_the_same))
-        return out.getvalue()
-    writer.writerow(CSV_HEAD)
+    yield ("id", "prompt", "target_new", "metric", "mean_spread", *page.table.names, "not_the_same")
+    for one in spreads:
+        yield (*one.item, one.column.key, one.mean, *one.values, not_the_same)
+
+
+def csv_of_results(page: Page) -> Iterator[Sequence[str | float | None]]:
+    not_the_same = ". ".join(str(one) for one in page.anyway)
+    yield CSV_HEAD
     for name in page.table.names:
         for column in page.table.columns:
             if (value := page.table.values.get((name, column.key))) is not None:
-                writer.writerow([*csv_row(page.table, name, column, value), not_the_same])
-    return out.getvalue()
+                yield (*csv_row(page.table, name, column, value), not_the_same)
 
 
 def csv_row(table: Table, name: str, column: Column, value: Value) -> list[str | float]:

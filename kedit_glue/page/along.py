@@ -7,8 +7,7 @@ from typing import Any
 
 from kedit_glue import strict_yaml
 from kedit_glue.page.cells import Cell, Measure, measures, slug
-from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series
-from kedit_glue.page.of_run import SHARES
+from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series
 from kedit_glue.page.values import said
 from kedit_glue.study_grid import labels
 from kedit_glue.study_report import About, seeds_interval
@@ -19,12 +18,12 @@ NO_AXIS = "The study has no axes: its cells are named one by one. axes: in the s
 
 def curves(about: About, cells: Sequence[Cell]) -> list[Drawn]:
     """For each axis every measure along it: one figure where nothing else differs, else one for each measure with a
-    line for each combination of the other axes."""
+    line for each combination of the other axes. Of the grid's cells alone: at one place they differ in their seed."""
     found: list[Drawn] = []
     names = labels(list(about.axes))
+    there = [cell for cell in cells if all(key in cell.at for key in names)]
     for key, name in names.items():
-        there = [cell for cell in cells if key in cell.settings]
-        values = ordered([cell.settings[key] for cell in there])
+        values = ordered([cell.at[key] for cell in there])
         if len(values) < 2:
             continue
         others = list(dict.fromkeys(rest(cell, key, names) for cell in there))
@@ -40,7 +39,7 @@ def curves(about: About, cells: Sequence[Cell]) -> list[Drawn]:
 
 def rest(cell: Cell, key: str, names: Mapping[str, str]) -> str:
     """A cell's other axes, in words."""
-    return ", ".join(f"{name} {text(cell.settings[k])}" for k, name in names.items() if k != key and k in cell.settings)
+    return ", ".join(f"{name} {text(cell.at[k])}" for k, name in names.items() if k != key)
 
 
 def curve(
@@ -56,7 +55,7 @@ def curve(
     for measure, value in shown:
         for other in others:
             mine = [c for c in cells if names is None or rest(c, key, names) == other]
-            at = [(place(c.settings[key], values), c) for v in values for c in mine if text(c.settings[key]) == text(v)]
+            at = [(place(v, values), c) for v in values for c in mine if text(c.at[key]) == text(v)]
             points = over_seeds([p for x, cell in at if (p := value(cell, x)).y is not None])
             if points:
                 series.append(Series(other or measure, points))
@@ -88,23 +87,28 @@ def over_seeds(points: Sequence[Point]) -> list[Point]:
 
 
 def mean_of(points: Sequence[Point]) -> Point:
+    """Of percentages: an interval ends at 0 and 100."""
     middle, half = seeds_interval([p.y for p in points if p.y is not None])
-    low, high = (None, None) if half is None else (middle - half, middle + half)
+    low, high = (None, None) if half is None else (max(0.0, middle - half), min(100.0, middle + half))
     return Point(points[0].x, middle, low, high, label=", ".join(p.label for p in points), count=points[0].count)
 
 
 def ordered(values: Sequence[Any]) -> list[Any]:
     """Each value once; numbers by size, others as they come."""
     once = list({text(v): v for v in values}.values())
-    if all(number(v) is not None for v in once):
-        return sorted(once, key=lambda v: number(v) or 0.0)
-    return once
+    return sorted(once, key=lambda v: number(v) or 0.0) if numbers(once) else once
 
 
 def place(value: Any, values: Sequence[Any]) -> str | float:
-    """Where a value stands on its axis: a number where all are, else a name."""
+    """Where a value stands on its axis, of which ``values`` are all, each once: a number where all are, else a name."""
     found = number(value)
-    return found if found is not None and all(number(v) is not None for v in values) else text(value)
+    return found if found is not None and numbers(values) else text(value)
+
+
+def numbers(values: Sequence[Any]) -> bool:
+    """Whether all are numbers, and no two of them the same one (``4`` and ``[4]`` are)."""
+    found = [number(v) for v in values]
+    return None not in found and len(set(found)) == len(found)
 
 
 def number(value: Any) -> float | None:

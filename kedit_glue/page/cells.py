@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kedit_glue import study_report
@@ -24,6 +24,8 @@ class Cell:
     """What it sets, and its place on each axis."""
     row: Mapping[str, Any]
     document: Mapping[str, Any]
+    at: Mapping[str, Any] = field(default_factory=dict)
+    """Axis -> its place there; empty for a cell outside the grid."""
 
     @property
     def seconds_a_fact(self) -> float:
@@ -42,7 +44,7 @@ def cells_of(results: Sequence[Result]) -> list[Cell]:
     """Those that have a result."""
     rows = study_report.rows(results)
     return [
-        Cell(r.cell, {**r.settings, **r.at}, row, r.document)
+        Cell(r.cell, {**r.settings, **r.at}, row, r.document, r.at)
         for r, row in zip(results, rows, strict=True)
         if r.document is not None
     ]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kedit_glue import verdict
-from kedit_glue.page.figure import Cell, Drawn, Figure, Missing
+from kedit_glue.page.figure import Drawn, Figure, Missing
+from kedit_glue.spreadsheet import Cell
 
 MARKS = {verdict.SHIP: "✓", verdict.DO_NOT: "✕", verdict.UNKNOWN: "?"}
 CLASSES = {verdict.SHIP: "good", verdict.DO_NOT: "bad", verdict.UNKNOWN: "open"}

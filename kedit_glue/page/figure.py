@@ -7,15 +7,18 @@ values to the right), ``heat`` (a series is a row). Pure.
 from __future__ import annotations
 
 import csv
+import functools
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kedit_glue.spreadsheet import Cell, safe
+
+SHARES = (0.0, 100.0)
+"""The range of percentages."""
 Kind = Literal["radar", "lines", "points", "dots", "bars", "heat"]
-Cell = str | float | int | None
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A text that begins so is a formula to spreadsheets."""
 PALETTE = ("#3d7fe0", "#d9730d", "#2a9964", "#a15fd0", "#c7508f", "#1694a4", "#9a7b1e", "#de4f49")
 """Each at a contrast of 3 or more to white and to the dark page."""
 QUIET = "#858b95"
@@ -115,7 +118,7 @@ class Figure:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         head, rows = self.table()
-        writer.writerow(head)
+        writer.writerow([safe(cell) for cell in head])
         writer.writerows([safe(cell) for cell in row] for row in rows)
         return out.getvalue()
 
@@ -136,24 +139,42 @@ class Missing:
 Drawn = Figure | Missing
 
 
-def safe(cell: Cell) -> Cell:
-    """As a CSV's cell: no text is a formula; numbers stay numbers."""
-    if cell is None:
-        return ""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
-
-
 def short(text: str, most: int = MOST_LABEL) -> str:
     """On one line, cut with an ellipsis."""
     flat = " ".join(text.split())
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 
-def named(series: Sequence[Series]) -> Iterator[tuple[Series, str, str]]:
-    """Each series with its colour and mark."""
+def both_ends(text: str, most: int) -> str:
+    """On one line, cut in the middle."""
+    flat = " ".join(text.split())
+    end = (most - 1) // 2
+    return flat if len(flat) <= most else f"{flat[: most - 1 - end]}…{flat[-end:]}"
+
+
+def apart(names: Sequence[str], cut: Callable[[str], str], room: int) -> list[str]:
+    """What ``cut`` leaves of each; names that it makes alike keep both ends, or else get a number."""
+    once = list(dict.fromkeys(names))
+    found = [cut(name) for name in once]
+    often = Counter(found)
+    found = [text if often[text] == 1 else cut(both_ends(name, room)) for name, text in zip(once, found, strict=True)]
+    often = Counter(found)
+    found = [text if often[text] == 1 else f"{at}. {text}" for at, text in enumerate(found, 1)]
+    shown = dict(zip(once, found, strict=True))
+    return [shown[name] for name in names]
+
+
+def shortened(names: Sequence[str], most: int = MOST_LABEL) -> list[str]:
+    """Each as ``short``, and no two names alike."""
+    return apart(names, functools.partial(short, most=most), most)
+
+
+def named(series: Sequence[Series]) -> Iterator[tuple[Series, str, str, str]]:
+    """Each series with its name as it is drawn, its colour and mark."""
     loud = 0
-    for number, one in enumerate(series):
-        yield one, QUIET if one.quiet else PALETTE[loud % len(PALETTE)], MARKS[number % len(MARKS)]
+    labels = shortened([one.name for one in series])
+    for number, (one, label) in enumerate(zip(series, labels, strict=True)):
+        yield one, label, QUIET if one.quiet else PALETTE[loud % len(PALETTE)], MARKS[number % len(MARKS)]
         loud += not one.quiet
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from kedit_glue.page.figure import Axis, Figure, Point, Series, named, short
+from kedit_glue.page.figure import MOST_LABEL, Axis, Figure, Point, Series, apart, named, short, shortened
 
 ROW = 30
 """Pixels of a category down the side."""
@@ -39,15 +40,20 @@ def plain(text: object) -> str:
 
 def hover(figure: Figure, series: Series, p: Point) -> str:
     """What stands beside a point."""
-    lines = [f"<b>{plain(short(p.label or (p.x if isinstance(p.x, str) else series.name)))}</b>"]
+    lines = [f"<b>{whole(p.label or (p.x if isinstance(p.x, str) else series.name))}</b>"]
     if p.label or isinstance(p.x, str):
-        lines += [plain(short(series.name))] if len(figure.series) > 1 else []
+        lines += [whole(series.name)] if len(figure.series) > 1 else []
     if not isinstance(p.x, str):
         lines.append(f"{plain(figure.x.title)}: {value(p.x, figure.x.unit)}{ends(p.x_low, p.x_high)}")
     lines.append(f"{plain(figure.y.title)}: {value(p.y, figure.y.unit)}{ends(p.low, p.high)}")
     if p.count is not None:
         lines.append(f"over {p.count}")
     return "<br>".join(lines)
+
+
+def whole(text: str) -> str:
+    """On as many lines as a name takes."""
+    return "<br>".join(plain(line) for line in textwrap.wrap(text, MOST_LABEL, max_lines=5, placeholder="…"))
 
 
 def value(number: float | None, unit: str) -> str:
@@ -88,7 +94,12 @@ def axis(of: Axis, **more: Any) -> dict[str, Any]:
 
 def places(names: Sequence[str], width: int = 20) -> dict[str, Any]:
     """Ticks of categories at 0, 1, …: plotly would take names such as ``4`` or ``2024-01`` for numbers or dates."""
-    return {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": [wrapped(n, width) for n in names]}
+    return {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": parted(names, width)}
+
+
+def parted(names: Sequence[str], width: int) -> list[str]:
+    """Each as ``wrapped``, and no two names alike."""
+    return apart(names, functools.partial(wrapped, width=width), 2 * width)
 
 
 def wrapped(text: str, width: int = 20) -> str:
@@ -113,16 +124,18 @@ def texts(figure: Figure, series: Series) -> dict[str, Any]:
 
 
 def radar(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
+    """Spokes at angles: plotly would take names that look alike for one."""
     names = figure.categories()
+    angles = {name: 360 * at / len(names) for at, name in enumerate(names)}
     data = []
-    for series, colour, mark in named(figure.series):
+    for series, label, colour, mark in named(figure.series):
         once = [*series.points, *series.points[:1]]
         data.append(
             {
                 "type": "scatterpolar",
-                "name": plain(short(series.name)),
+                "name": plain(label),
                 "r": [p.y for p in once],
-                "theta": [wrapped(str(p.x), 14) for p in once],
+                "theta": [angles[str(p.x)] for p in once],
                 "mode": "lines+markers",
                 "marker": {"color": colour, "symbol": mark, "size": 7},
                 "line": {"color": colour, "width": 2, "dash": "dot" if series.quiet else "solid"},
@@ -135,7 +148,14 @@ def radar(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
     layout = {
         "polar": {
             "radialaxis": {"range": [0, 100], "ticksuffix": " %", "tickvals": [25, 50, 75, 100], "angle": 90},
-            "angularaxis": {"type": "category", "direction": "clockwise", "rotation": 90, "period": len(names)},
+            "angularaxis": {
+                "type": "linear",
+                "direction": "clockwise",
+                "rotation": 90,
+                "tickmode": "array",
+                "tickvals": list(angles.values()),
+                "ticktext": parted(names, 14),
+            },
         },
         "margin": {"l": 96, "r": 96, "t": 36, "b": 28},
         "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.12, "yanchor": "top"},
@@ -148,11 +168,11 @@ def lines(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
     names = figure.categories()
     numeric = figure.numeric()
     data = []
-    for series, colour, mark in named(figure.series):
+    for series, label, colour, mark in named(figure.series):
         data.append(
             {
                 "type": "scatter",
-                "name": plain(short(series.name)),
+                "name": plain(label),
                 "x": [p.x if numeric else names.index(str(p.x)) for p in series.points],
                 "y": [p.y for p in series.points],
                 "mode": "lines" if series.steps else "lines+markers" if series.line else "markers",
@@ -173,16 +193,17 @@ def lines(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
 
 def points(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
     data = []
-    for series, colour, mark in named(figure.series):
+    for series, label, colour, mark in named(figure.series):
         labels = series.shows_labels
+        beside = shortened([p.label for p in series.points], 28)
         data.append(
             {
                 "type": "scatter",
-                "name": plain(short(series.name)),
+                "name": plain(label),
                 "x": [p.x for p in series.points],
                 "y": [p.y for p in series.points],
                 "mode": f"{'lines+' if series.line and len(series.points) > 1 else ''}markers{'+text' * labels}",
-                "text": [plain(short(p.label, 28)) for p in series.points] if labels else None,
+                "text": [plain(text) for text in beside] if labels else None,
                 "textposition": [("top center", "bottom center")[at % 2] for at in range(len(series.points))],
                 "textfont": {"size": 11},
                 "cliponaxis": False,
@@ -200,12 +221,12 @@ def dots(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
     names = figure.categories()
     count = len(figure.series)
     data = []
-    for number, (series, colour, mark) in enumerate(named(figure.series)):
+    for number, (series, label, colour, mark) in enumerate(named(figure.series)):
         aside = (number - (count - 1) / 2) * min(0.24, 0.6 / count)
         data.append(
             {
                 "type": "scatter",
-                "name": plain(short(series.name)),
+                "name": plain(label),
                 "x": [p.y for p in series.points],
                 "y": [names.index(str(p.x)) + aside for p in series.points],
                 "mode": "markers",
@@ -223,7 +244,7 @@ def bars(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
         {
             "type": "bar",
             "orientation": "h",
-            "name": plain(short(series.name)),
+            "name": plain(label),
             "x": [p.y for p in series.points],
             "y": [names.index(str(p.x)) for p in series.points],
             "marker": {"color": colour},
@@ -232,7 +253,7 @@ def bars(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
             "textposition": "auto",
             **texts(figure, series),
         }
-        for series, colour, _ in named(figure.series)
+        for series, label, colour, _ in named(figure.series)
     ]
     return data, across_layout(figure, names)
 

@@ -9,8 +9,9 @@ from typing import Any
 from kedit_glue import metrics, study_report
 from kedit_glue.page.along import curves
 from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, measures, slug
-from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, percent, short
-from kedit_glue.page.of_run import NO_GENERAL, SHARES, age_curve, cross, trade_off
+from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series, percent
+from kedit_glue.page.of_batches import age_curve
+from kedit_glue.page.of_run import NO_GENERAL, cross, trade_off
 from kedit_glue.page.values import AGREE_WITH_THEMSELVES, FORCED, KEPT, kept, point, said, task_kept, title
 from kedit_glue.study_report import About, Result
 
@@ -18,6 +19,7 @@ MOST_CELLS = 8
 """Lines in a figure that has one for each cell; the best by H are shown."""
 MOST_RADAR = 4
 NO_CELL = "No cell has a result yet."
+NO_ORIGINAL = "No line is the original's: these cells edited different models, or were asked about different facts."
 
 
 def figures(about: About, results: Sequence[Result]) -> list[Drawn]:
@@ -53,8 +55,9 @@ def best(cells: Sequence[Cell], most: int) -> list[Cell]:
 
 
 def each_seed(about: About, results: Sequence[Result]) -> tuple[About, list[Result]]:
-    """Cells that differ in their seed as cells of their own; the baseline is the first of its own."""
-    base = next((r.cell for r in results if about.baseline in (r.cell, r.group)), about.baseline)
+    """Cells that differ in their seed as cells of their own; the baseline is the first of its own that has a result."""
+    own = [r for r in results if about.baseline in (r.cell, r.group)]
+    base = next((r.cell for r in own if r.document is not None), own[0].cell if own else about.baseline)
     return replace(about, baseline=base), [replace(result, group="") for result in results]
 
 
@@ -84,10 +87,11 @@ def side_by_side(cells: Sequence[Cell]) -> list[Drawn]:
 
 
 def radar(about: About, cells: Sequence[Cell]) -> Drawn:
-    """The original, the baseline and the best cells."""
-    heading = "The original, the baseline and the best cells"
+    """The original, where the cells have the same, the baseline and the best cells."""
     chosen = best(cells, MOST_RADAR)
     chosen = [c for c in cells if c.name == about.baseline and c not in chosen][:1] + chosen
+    same = len({original(cell.document) for cell in chosen}) == 1
+    heading = f"The {'original, the ' if same else ''}baseline and the best cells"
     there = [m for m in FORCED if all(m in cell.row["metrics"] for cell in chosen)]
     tasks = [
         task
@@ -98,16 +102,17 @@ def radar(about: About, cells: Sequence[Cell]) -> Drawn:
         return Missing("radar", heading, "It takes three aspects that all of these cells have.")
     before = chosen[0].document["before"]["edits"]
     base = [point(title(m), {"mean": 1.0, "facts": 1} if m in AGREE_WITH_THEMSELVES else before.get(m)) for m in there]
-    base += [Point(f"{short(task, 24)}, kept", 100.0) for task in tasks]
-    series = [Series("original", base, quiet=True)]
+    base += [Point(f"{task}, kept", 100.0) for task in tasks]
+    series = [Series("original", base, quiet=True)] if same else []
     for cell in chosen:
         points = [cell.metric(title(m), m) for m in there]
-        points += [
-            Point(f"{short(task, 24)}, kept", task_kept(cell.document["after"]["general_change"][task]))
-            for task in tasks
-        ]
+        points += [Point(f"{task}, kept", task_kept(cell.document["after"]["general_change"][task])) for task in tasks]
         series.append(Series(cell.name, [Point(p.x, p.y, p.low, p.high) for p in points]))
     names = ", ".join(s.name for s in series)
+    notes = [
+        f"The {MOST_RADAR} best of {len(cells)} cells by H, and the baseline." if len(cells) > len(chosen) else "",
+        "" if same else NO_ORIGINAL,
+    ]
     return Figure(
         "radar",
         heading,
@@ -116,8 +121,15 @@ def radar(about: About, cells: Sequence[Cell]) -> Drawn:
         Axis("aspect"),
         Axis("score", "%", SHARES),
         series,
-        f"The {MOST_RADAR} best of {len(cells)} cells by H, and the baseline." if len(cells) > len(chosen) else "",
+        " ".join(note for note in notes if note),
     )
+
+
+def original(document: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What an original's scores are of: its weights, the facts, and those of them that no score is of; two files that
+    both lack one are taken for the same in it."""
+    source, search = document.get("facts_source") or {}, document.get("search") or {}
+    return document["base"].get("weights"), source.get("hash"), frozenset(search.get("facts", ()))
 
 
 # -- trade-offs ---------------------------------------------------------------------------------
@@ -190,7 +202,7 @@ def general(cells: Sequence[Cell]) -> Drawn:
             if (found := kept({task: change}))
         ]
         if points:
-            series.append(Series(short(task, 30), points))
+            series.append(Series(task, points))
     if not series:
         return Missing("general", heading, NO_GENERAL)
     told = "; ".join(f"{s.name}: {said(min(p.y or 0.0 for p in s.points))} at least" for s in series[:4])

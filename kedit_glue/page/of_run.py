@@ -6,15 +6,14 @@ Percentages throughout; ends of intervals are 95 %.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean
 from typing import Any
 
 from kedit_glue import metrics
 from kedit_glue.compare_text import HOW
-from kedit_glue.general_ability import share_left
 from kedit_glue.metrics import METRICS
 from kedit_glue.page import of_search
-from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series, front, percent, short
+from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series, front
+from kedit_glue.page.of_batches import batches, by_age, heat_map, kept_after
 from kedit_glue.page.values import (
     AGREE_WITH_THEMSELVES,
     FORCED,
@@ -26,12 +25,12 @@ from kedit_glue.page.values import (
     task_kept,
     title,
 )
-from kedit_glue.report import PROTOCOLS
+from kedit_glue.report import PROTOCOLS, in_unit, unit
+from kedit_glue.report_notes import mode_note
 
 Document = Mapping[str, Any]
-SHARES = (0.0, 100.0)
-MOST_ROWS = 60
-"""Of a heat map: a longer run is shown in so many rows and columns, evenly."""
+ALONE = "edited, each batch alone"
+"""Of a run whose batches have a model each: there is no edited model."""
 TUNED_NOTE = (
     "The tuned model was not scored before its merge, so it has no line of its own: score.tuned: true in the recipe "
     "does that."
@@ -60,7 +59,13 @@ def figures(document: Document) -> list[Drawn]:
 
 def edited_name(document: Document) -> str:
     """What the edited model is called: ``merged`` where its last step was a merge."""
+    if mode_note(document):
+        return ALONE
     return "merged" if any("merge" in batch for batch in document["batches"]) else "edited"
+
+
+def in_words(name: str) -> str:
+    return name if name == ALONE else f"{name} model"
 
 
 def radars(document: Document) -> list[Drawn]:
@@ -71,7 +76,9 @@ def radars(document: Document) -> list[Drawn]:
         made = radar(document, chosen, how, note)
         if made is not None:
             found.append(made)
-    return found or [Missing("radar", "Base and edited model", "It takes three aspects that were measured.")]
+    return found or [
+        Missing("radar", f"Base and {in_words(edited_name(document))}", "It takes three aspects that were measured.")
+    ]
 
 
 def radar(document: Document, chosen: Sequence[str], how: str, note: str) -> Figure | None:
@@ -81,15 +88,15 @@ def radar(document: Document, chosen: Sequence[str], how: str, note: str) -> Fig
     if not there or len(there) + len(changes) < 3:
         return None
     base = [point(title(m), {"mean": 1.0, "facts": 1} if m in AGREE_WITH_THEMSELVES else before.get(m)) for m in there]
-    base += [Point(f"{short(task, 24)}, kept", 100.0) for task in changes]
+    base += [Point(f"{task}, kept", 100.0) for task in changes]
     edited = _aspects(document["after"], there, changes)
     between = [Series("tuned", _aspects(document["tuned"], there, changes))] if document.get("tuned") else []
     name = edited_name(document)
     told = ", ".join(f"{b.x} {said(b.y)} to {said(a.y)}" for b, a in zip(base, edited, strict=True))
     return Figure(
         f"radar_{how.replace('-', '_')}",
-        f"Base{', tuned' if between else ''} and {name} model",
-        f"Base to {name} model, {how}: {told}.",
+        f"Base{', tuned' if between else ''} and {in_words(name)}",
+        f"Base to {in_words(name)}, {how}: {told}.",
         "radar",
         Axis("aspect"),
         Axis("score", "%", SHARES),
@@ -104,7 +111,7 @@ def _aspects(scored: Mapping[str, Any], metrics_there: Sequence[str], tasks: Ite
     """A model's place on each of the radar's axes."""
     changes = scored["general_change"]
     aspects = [point(title(m), scored["edits"].get(m)) for m in metrics_there]
-    return aspects + [Point(f"{short(task, 24)}, kept", task_kept(changes[task])) for task in tasks if task in changes]
+    return aspects + [Point(f"{task}, kept", task_kept(changes[task])) for task in tasks if task in changes]
 
 
 def edits(document: Document) -> list[Drawn]:
@@ -124,7 +131,7 @@ def edits(document: Document) -> list[Drawn]:
             Figure(
                 f"edits_{protocol}",
                 heading,
-                f"The {edited_name(document)} model, {how}: {told}.",
+                f"{in_words(edited_name(document))}, {how}: {told}.",
                 "dots",
                 Axis("metric"),
                 Axis("score", "%", SHARES),
@@ -140,15 +147,17 @@ def edits(document: Document) -> list[Drawn]:
 def general(document: Document) -> Drawn:
     """Each task's change, turned so that right is better."""
     heading = "General ability: change from the original"
-    changes = {t: c for t, c in document["after"]["general_change"].items() if c.get("change") is not None}
+    measured = document["after"]["general_change"]
+    changes = {task: change for task, change in measured.items() if change.get("change") is not None}
+    without = [task for task in measured if task not in changes]
     if not changes:
-        return Missing("general", heading, NO_GENERAL)
+        return Missing("general", heading, NO_CHANGE if without else no_general(document))
     points = []
     for task, change in changes.items():
-        sign = 100 if change["better"] == "higher" else -100
-        low, high = sorted(sign * end for end in change["change_95"])
-        unit = "%" if change.get("change_is") else "points"
-        points.append(Point(f"{short(task, 30)} ({unit})", sign * change["change"], low, high, count=change["items"]))
+        sign = 1 if change["better"] == "higher" else -1
+        value, *ends = (sign * in_unit(change, v) for v in (change["change"], *change["change_95"]))
+        name = f"{task} ({found})" if (found := unit(change).strip()) else task
+        points.append(Point(name, value, min(ends), max(ends), count=change["items"]))
     told = "; ".join(f"{p.x} {p.y:+.1f}" for p in points)
     return Figure(
         "general",
@@ -158,14 +167,23 @@ def general(document: Document) -> Drawn:
         Axis("task"),
         Axis("change (right: better)", mark=0.0),
         [Series("change", points)],
-        "An interval across 0 is no change beyond the noise.",
+        "An interval across 0 is no change beyond the noise."
+        + (f" Without a change item by item, see the table: {', '.join(without)}." if without else ""),
     )
 
 
+NO_CHANGE = "No task has a change item by item; the table has the values before and after."
 NO_GENERAL = "General ability was not measured: name lm-eval's tasks under score.general.tasks."
+NO_GENERAL_ALONE = (
+    "Each batch was edited alone: no model holds all edits, so that there is no general ability after them."
+)
 
 
-# -- batch by batch -----------------------------------------------------------------------------
+def no_general(document: Document) -> str:
+    return NO_GENERAL_ALONE if mode_note(document) else NO_GENERAL
+
+
+# -- trade-offs ---------------------------------------------------------------------------------
 
 
 State = tuple[str, Mapping[str, Any], tuple[float, float | None, float | None] | None]
@@ -173,7 +191,7 @@ State = tuple[str, Mapping[str, Any], tuple[float, float | None, float | None] |
 
 
 def states(document: Document) -> list[State]:
-    """The original, the model after each batch, the edited model."""
+    """The original, the model after each batch, the edited model; of batches that were edited alone, all together."""
     count = len(document["batches"])
     whole = {"mean": 1.0, "facts": 1}
     changes = document["after"]["general_change"]
@@ -183,19 +201,8 @@ def states(document: Document) -> list[State]:
     for batch in document["batches"][:-1]:
         if "all_so_far" in batch:
             found.append((f"after batch {batch['batch']}", batch["all_so_far"], kept_after(document, batch)))
-    name = f"after batch {count}" if count else "edited"
+    name = ALONE if mode_note(document) else f"after batch {count}" if count else "edited"
     return [*found, (name, document["after"]["edits"], kept(changes))]
-
-
-def kept_after(document: Document, batch: Mapping[str, Any]) -> tuple[float, None, None] | None:
-    """General ability after a batch, where it was measured then; without items there is no interval."""
-    shares = []
-    for task, change in document["after"]["general_change"].items():
-        values = batch.get("general", {}).get(task, {}).get("metrics", {})
-        left = share_left(change.get("before"), values.get(change["metric"]), change["better"])
-        if left is not None and change["metric"] in values:  # its value may be no number
-            shares.append(left)
-    return (100 * mean(shares), None, None) if shares else None
 
 
 def trade_offs(document: Document) -> list[Drawn]:
@@ -210,7 +217,12 @@ def trade_offs(document: Document) -> list[Drawn]:
     success_axis = Axis("edit success", "%")
     why = "Locality or edit success was not measured."
     of_general = trade_off(
-        "success_general", "Edit success against general ability", Axis(KEPT, "%"), success_axis, able, NO_GENERAL
+        "success_general",
+        "Edit success against general ability",
+        Axis(KEPT, "%"),
+        success_axis,
+        able,
+        no_general(document),
     )
     heading = "Edit success against locality"
     return [trade_off("success_locality", heading, Axis("locality", "%"), success_axis, local, why), of_general]
@@ -248,100 +260,6 @@ def trade_off(
         series,
         "Up and to the right is better; lines across are 95 % intervals.",
     )
-
-
-def batches(document: Document) -> Drawn:
-    """The four aspects over all facts so far, after each batch."""
-    heading = "Batch by batch"
-    scored = [b for b in document["batches"] if "all_so_far" in b]
-    if len(scored) < 2:
-        return Missing("batches", heading, ONE_BATCH)
-    series = []
-    for metric in FORCED:
-        points = [point(b["batch"], b["all_so_far"].get(metric)) for b in scored]
-        if any(p.y is not None for p in points):
-            series.append(Series(title(metric), points))
-    abilities = [(b["batch"], found) for b in scored if (found := kept_after(document, b))]
-    if len(abilities) > 1:
-        series.append(Series(KEPT, [Point(number, value) for number, (value, *_) in abilities]))
-    told = "; ".join(f"{s.name} {said(s.points[0].y)} to {said(s.points[-1].y)}" for s in series)
-    return Figure(
-        "batches",
-        heading,
-        f"From batch {scored[0]['batch']} to batch {scored[-1]['batch']}: {told}.",
-        "lines",
-        Axis("batches edited"),
-        Axis("score on the facts so far", "%", SHARES),
-        series,
-    )
-
-
-ONE_BATCH = "It takes two batches that were scored: this result has fewer, or was scored at the end only."
-
-
-def heat_map(document: Document) -> Drawn:
-    """What is left of each batch after each later one."""
-    heading = "Retention, batch by batch"
-    found = document.get("retention")
-    if not found or len(found["after"]) < 2:
-        return Missing("retention", heading, ONE_BATCH)
-    if found["matrix"] is None:
-        return Missing("retention", heading, "The run has too many batches for a matrix; the curve says it in short.")
-    rows = list(zip(found["after"], found["matrix"], strict=True))
-    columns = evenly(range(len(found["matrix"][0])))
-    shown = [rows[at] for at in evenly(range(len(rows)))]
-    series = [
-        Series(
-            f"after batch {after}",
-            [Point(f"batch {at + 1}", percent(cells[at])) for at in columns],
-        )
-        for after, cells in shown
-    ]
-    last = [value for value in rows[-1][1] if value is not None]
-    told = f"{title(found['metric'])} after the last batch is between {100 * min(last):.1f} and {100 * max(last):.1f} %"
-    thinned = len(columns) < len(found["matrix"][0])
-    return Figure(
-        "retention",
-        heading,
-        f"{told} on the facts of each batch.",
-        "heat",
-        Axis("facts of"),
-        Axis(title(found["metric"]), "%", SHARES),
-        series,
-        f"{MOST_ROWS} of {len(found['matrix'][0])} batches are shown." if thinned else "",
-    )
-
-
-def evenly(places: range) -> list[int]:
-    """At most ``MOST_ROWS`` of the places, the first and the last among them."""
-    if len(places) <= MOST_ROWS:
-        return list(places)
-    return sorted({round(n * (len(places) - 1) / (MOST_ROWS - 1)) for n in range(MOST_ROWS)})
-
-
-def by_age(document: Document) -> Drawn:
-    """Retention by how many batches ago a fact was taught."""
-    heading = "Retention by age"
-    found = document.get("retention")
-    if not found or len(found["curve"]) < 2:
-        return Missing("retention_curve", heading, ONE_BATCH)
-    series = [age_curve(title(found["metric"]), found)]
-    first, last = series[0].points[0], series[0].points[-1]
-    return Figure(
-        "retention_curve",
-        heading,
-        f"{title(found['metric'])} is {said(first.y)} on facts just taught and {said(last.y)} on facts taught {last.x} "
-        "batches ago.",
-        "lines",
-        Axis("batches since the fact was taught"),
-        Axis(title(found["metric"]), "%", SHARES),
-        series,
-        "Earlier facts were sampled: intervals hold the error of that, too." if found["sampled"] else "",
-    )
-
-
-def age_curve(name: str, found: Mapping[str, Any]) -> Series:
-    return Series(name, [point(p["age"], {**p, "facts": p["answers"]}) for p in found["curve"]])
 
 
 # -- cost ---------------------------------------------------------------------------------------

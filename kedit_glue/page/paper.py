@@ -6,7 +6,7 @@ import io
 import math
 from typing import Any
 
-from kedit_glue.page.figure import Axis, Figure, Point, named, short
+from kedit_glue.page.figure import Axis, Figure, Point, named, shortened
 
 MARKS = {
     "circle": "o",
@@ -36,6 +36,8 @@ WIDTH = 3.4
 DPI = 300
 LINE = 0.15
 """Inches of a line of the legend."""
+MOST_TICKS = 7
+"""Of a log axis."""
 
 
 def drawn(figure: Figure) -> dict[str, bytes]:
@@ -85,6 +87,7 @@ def framed(axes: Any, of: Axis, side: str) -> None:
     getattr(axes, f"set_{side}label")(of.head)
     if of.log:
         getattr(axes, f"set_{side}scale")("log")
+        plain_log(getattr(axes, f"{side}axis"), *getattr(axes, f"get_{side}lim")())
     elif of.whole == (0.0, 0.0):
         getattr(axes, f"set_{side}lim")(**{"left" if side == "x" else "bottom": 0})
     elif of.whole is not None:
@@ -94,9 +97,29 @@ def framed(axes: Any, of: Axis, side: str) -> None:
         {"x": axes.axvline, "y": axes.axhline}[side](of.mark, color="0.4", linewidth=0.8, linestyle=":")
 
 
+def plain_log(axis: Any, low: float, high: float) -> None:
+    """Numbers as they are spoken, at few places: a log axis' own are mathtext, which texts here are not."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    axis.set_major_locator(FixedLocator(log_ticks(low, high)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten between the ends; where these are fewer than three, more in between; at most ``MOST_TICKS``."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+        found = [float(f"{step}e{power}") for power in powers for step in steps]
+        found = [value for value in found if low <= value <= high]
+        if len(found) >= (3 if len(steps) < 9 else 2):
+            return found[:: -(-len(found) // MOST_TICKS)]
+    return [low, high]
+
+
 def legend_columns(figure: Figure) -> int:
     """As many as fit beside each other in a column of a paper."""
-    longest = max(len(short(one.name)) for one in figure.series)
+    longest = max(len(label) for _, label, _, _ in named(figure.series))
     return max(1, min(len(figure.series), 48 // (longest + 7)))
 
 
@@ -110,7 +133,7 @@ def radar(figure: Figure, canvas: Any) -> None:
     axes.set_theta_direction(-1)
     names = figure.categories()
     angles = [2 * math.pi * at / len(names) for at in range(len(names))]
-    for series, colour, mark in named(figure.series):
+    for series, label, colour, mark in named(figure.series):
         at = {str(p.x): p.y for p in series.points}
         values = [math.nan if at.get(name) is None else at[name] for name in names]
         axes.plot(
@@ -121,21 +144,21 @@ def radar(figure: Figure, canvas: Any) -> None:
             markersize=3.5,
             linewidth=1.2,
             linestyle=":" if series.quiet else "-",
-            label=short(series.name),
+            label=label,
         )
     axes.set_ylim(0, 100)
     axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100 %"], fontsize=6)
-    axes.set_xticks(angles, [short(name, 22).replace(" ", "\n", 1) for name in names], fontsize=7)
-    for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
+    axes.set_xticks(angles, [name.replace(" ", "\n", 1) for name in shortened(names, 22)], fontsize=7)
+    for tick, angle in zip(axes.get_xticklabels(), angles, strict=True):
         aside = math.sin(angle)
-        label.set_horizontalalignment("center" if abs(aside) < 0.1 else "left" if aside > 0 else "right")
+        tick.set_horizontalalignment("center" if abs(aside) < 0.1 else "left" if aside > 0 else "right")
     axes.tick_params(axis="x", pad=0)
 
 
 def lines(figure: Figure, canvas: Any) -> None:
     axes = canvas.add_subplot()
     names, numeric = figure.categories(), figure.numeric()
-    for series, colour, mark in named(figure.series):
+    for series, label, colour, mark in named(figure.series):
         there = measured(series.points)
         axes.errorbar(
             [p.x if numeric else names.index(str(p.x)) for p in there],
@@ -149,12 +172,12 @@ def lines(figure: Figure, canvas: Any) -> None:
             capsize=1.5,
             linestyle="-" if series.line else "none",
             drawstyle="steps-post" if series.steps else "default",
-            label=short(series.name),
+            label=label,
         )
     framed(axes, figure.x, "x")
     framed(axes, figure.y, "y")
     if not numeric:
-        axes.set_xticks(range(len(names)), [short(n, 20) for n in names], rotation=30, ha="right")
+        axes.set_xticks(range(len(names)), shortened(names, 20), rotation=30, ha="right")
     else:
         values = sorted({float(p.x) for s in figure.series for p in s.points})
         if len(values) <= 10:
@@ -164,7 +187,7 @@ def lines(figure: Figure, canvas: Any) -> None:
 
 def points(figure: Figure, canvas: Any) -> None:
     axes = canvas.add_subplot()
-    for series, colour, mark in named(figure.series):
+    for series, label, colour, mark in named(figure.series):
         there = measured(series.points)
         axes.errorbar(
             [p.x for p in there],
@@ -177,11 +200,12 @@ def points(figure: Figure, canvas: Any) -> None:
             elinewidth=0.5,
             linewidth=0.9,
             linestyle="--" if series.line else "none",
-            label=short(series.name),
+            label=label,
         )
-        for at, p in enumerate(there if series.shows_labels else []):
+        told = there if series.shows_labels else []
+        for at, (p, text) in enumerate(zip(told, shortened([p.label for p in told], 28), strict=True)):
             aside = {"xytext": (0, 4 - 13 * (at % 2)), "textcoords": "offset points", "ha": "center", "fontsize": 6}
-            axes.annotate(short(p.label, 28), (p.x, p.y), **aside)
+            axes.annotate(text, (p.x, p.y), **aside)
     framed(axes, figure.x, "x")
     framed(axes, figure.y, "y")
 
@@ -189,7 +213,7 @@ def points(figure: Figure, canvas: Any) -> None:
 def dots(figure: Figure, canvas: Any) -> None:
     axes = canvas.add_subplot()
     names, count = figure.categories(), len(figure.series)
-    for number, (series, colour, mark) in enumerate(named(figure.series)):
+    for number, (series, label, colour, mark) in enumerate(named(figure.series)):
         there = measured(series.points)
         aside = (number - (count - 1) / 2) * min(0.24, 0.6 / count)
         axes.errorbar(
@@ -202,7 +226,7 @@ def dots(figure: Figure, canvas: Any) -> None:
             elinewidth=0.8,
             capsize=1.5,
             linestyle="none",
-            label=short(series.name),
+            label=label,
         )
     down_the_side(figure, axes, names)
 
@@ -210,17 +234,17 @@ def dots(figure: Figure, canvas: Any) -> None:
 def bars(figure: Figure, canvas: Any) -> None:
     axes = canvas.add_subplot()
     names = figure.categories()
-    for series, colour, _ in named(figure.series):
+    for series, label, colour, _ in named(figure.series):
         there = measured(series.points)
         places = [names.index(str(p.x)) for p in there]
-        drawn_bars = axes.barh(places, [p.y for p in there], height=0.62, color=colour, label=short(series.name))
+        drawn_bars = axes.barh(places, [p.y for p in there], height=0.62, color=colour, label=label)
         axes.bar_label(drawn_bars, fmt="%.4g", padding=2, fontsize=6)
     down_the_side(figure, axes, names)
     axes.margins(x=0.12)
 
 
 def down_the_side(figure: Figure, axes: Any, names: list[str]) -> None:
-    axes.set_yticks(range(len(names)), [short(n, 34) for n in names])
+    axes.set_yticks(range(len(names)), shortened(names, 34))
     axes.set_ylim(len(names) - 0.4, -0.6)
     framed(axes, figure.y, "x")
 
@@ -243,7 +267,7 @@ def heat(figure: Figure, canvas: Any) -> None:
     every = max(1, -(-len(columns) // 10))
     axes.set_xticks(range(0, len(columns), every), columns[::every], rotation=30 if len(columns) > 5 else 0)
     names = [s.name for s in figure.series]
-    axes.set_yticks(range(0, len(names), every), [short(n, 24) for n in names[::every]])
+    axes.set_yticks(range(0, len(names), every), shortened(names, 24)[::every])
     axes.set_xlabel(figure.x.head)
     axes.grid(False)
     canvas.colorbar(image, ax=axes, label=figure.y.head, pad=0.02)

@@ -131,8 +131,8 @@ def sections(document: Mapping[str, Any], beside: Beside) -> list[Section]:
 
 
 def overview_intro(document: Mapping[str, Any]) -> str:
-    note = report_notes.search_note(document)
-    return sentence(note) if note else ""
+    notes = (report_notes.mode_note(document), report_notes.search_note(document))
+    return " ".join(sentence(note) for note in notes if note)
 
 
 def search_section(document: Mapping[str, Any]) -> list[Section]:
@@ -153,9 +153,10 @@ def search_section(document: Mapping[str, Any]) -> list[Section]:
 
 
 def facts_intro(document: Mapping[str, Any]) -> str:
+    of = "the model that its batch was edited into" if report_notes.mode_note(document) else "the edited model"
     intro = (
         "Failed: an answer token behind the edit's own prompt is wrong, or the answer that the model generated is. "
-        "Before and after are the models' own words, where they were asked for; scores are of the edited model, "
+        f"Before and after are the models' own words, where they were asked for; scores are of {of}, "
         "teacher-forced."
     )
     if document.get("search"):
@@ -166,8 +167,7 @@ def facts_intro(document: Mapping[str, Any]) -> str:
 
 
 def tables(document: Mapping[str, Any]) -> list[Table]:
-    said = (report_notes.method_note, report_notes.search_note, report_notes.protocol_note)
-    note = ". ".join(found for of in said if (found := of(document)))
+    note = ". ".join(report_notes.notes(document))
     kinds = [
         [METRICS[metric].title, kind, percent(value)]
         for metric in (metrics.PORTABILITY, metrics.LOCALITY)

@@ -99,6 +99,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, scored: Scored) -> Path:
             f"layer{layer}-size{size}",
             {"train.layers": [layer], "edits.batch_size": size},
             scored(success=[1.0, 1.0, 1.0, 1.0 - layer / 20], loss=layer / 100),
+            at={"train.layers": [layer], "edits.batch_size": size},
         )
         for layer in (2, 6, 8)
         for size in (5, 10)

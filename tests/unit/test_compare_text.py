@@ -129,6 +129,21 @@ def test_csv_of_facts_is_a_table_of_its_own() -> None:
     assert row["id"] == "f1" and row["a_1"] == "1.0" and row["b & c"] == "0.25" and row["metric"] == SUCCESS.key
 
 
+def test_no_text_of_a_csv_is_a_formula() -> None:
+    names = ("=a", "@b")
+    columns = (Column("edit_success.teacher_forced.token_accuracy", "+title", "higher", True),)
+    values = {(name, columns[0].key): Value(-0.5, None, 1) for name in names}
+    differs = [Differs("-x", (("batched", ("=a",)), ("easyedit", ("@b",))))]
+    table = Table(names, columns, values, {}, "=a", {}, 1)
+    first = next(csv.DictReader(io.StringIO(comma_separated(Page(table, None, differs)))))
+    assert (first["result"], first["title"], first["baseline"], first["mean"]) == ("'=a", "'+title", "'=a", "-0.5")
+    assert first["not_the_same"].startswith("'-x")
+    spreads = [Spread(("-1", "=1+1", "\tnew"), columns[0], (-1.0, None), -0.75)]
+    head, row = csv.reader(io.StringIO(comma_separated(Page(table, spreads))))
+    assert head[5:7] == ["'=a", "'@b"]
+    assert row == ["'-1", "'=1+1", "'\tnew", columns[0].key, "-0.75", "-1.0", "", ""]
+
+
 def test_latex() -> None:
     text = latex(Page(TABLE, SPREADS, DIFFERS))
     assert "% needs \\usepackage{booktabs,graphicx,longtable}" in text

@@ -9,7 +9,8 @@ import pytest
 
 from kedit_glue import report, study_report
 from kedit_glue.general_ability import is_share, share_left
-from kedit_glue.page import of_run
+from kedit_glue.page import of_batches, of_run
+from kedit_glue.page.figure import Missing
 from kedit_glue.page.run_page import tiles
 from kedit_glue.page.values import KEPT, kept, task_kept
 
@@ -66,6 +67,8 @@ def test_a_model_that_broke_down_keeps_nothing(scored: Scored) -> None:
     assert kept({"wiki": COLLAPSED}) == (0.0, 0.0, 0.0) and task_kept(COLLAPSED) == 0.0
     assert [tile["after"] for tile in tiles(document) if tile["title"] == KEPT] == ["0.0 %"]
     assert of_run.states(document)[-1][2] == (0.0, 0.0, 0.0)
+    drawn = of_run.general(document)
+    assert isinstance(drawn, Missing) and drawn.why.startswith("No task has a change item by item")
     [row] = report.general_rows(document)
     assert row == [
         "wiki",
@@ -99,11 +102,11 @@ def test_after_a_batch_nothing_left_is_nothing_left(scored: Scored) -> None:
     document["after"]["general_change"] = {"choices": change}
 
     def after(value: float | None) -> Any:
-        found = of_run.kept_after(document, {"general": {"choices": {"metrics": {"acc,none": value}}}})
+        found = of_batches.kept_after(document, {"general": {"choices": {"metrics": {"acc,none": value}}}})
         return None if found is None else found[0]
 
     assert [after(value) for value in (0.4, 0.0, None, 0.6)] == [pytest.approx(80), 0, 0, 100]
-    assert of_run.kept_after(document, {"general": {}}) is None, "it was not asked then"
+    assert of_batches.kept_after(document, {"general": {}}) is None, "it was not asked then"
 
 
 def test_what_is_no_share_stands_as_it_is(scored: Scored) -> None:
@@ -113,3 +116,7 @@ def test_what_is_no_share_stands_as_it_is(scored: Scored) -> None:
     assert rows[0][2:5] == ["23.50", "20.50", "-3.0 [-4.0, -2.0]"]
     assert rows[1][2:] == ["50.0 %", "25.0 %", "-", "5", "not compared item by item"]
     assert report.headline(document).endswith("; gen -3.0")
+    drawn = of_run.general(document)
+    assert not isinstance(drawn, Missing)
+    assert [(p.x, p.y, p.low, p.high) for p in drawn.series[0].points] == [("gen", -3.0, -4.0, -2.0)]
+    assert drawn.note.endswith("Without a change item by item, see the table: cola.")

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from kedit_glue.metrics import LOCALITY, SUCCESS
-from kedit_glue.page import along, of_grid, of_run
-from kedit_glue.page.figure import Axis, Figure, Missing, Point, Series, front, safe
+from kedit_glue.page import along, of_batches, of_grid, of_run
+from kedit_glue.page.figure import Axis, Figure, Missing, Point, Series, front
+from kedit_glue.spreadsheet import safe
 from kedit_glue.study_report import About, Result
 
 Scored = Callable[..., dict[str, Any]]
@@ -34,8 +35,8 @@ def test_no_text_of_a_csv_is_a_formula(cell: Any, written: Any) -> None:
 
 def test_the_csv_holds_what_is_drawn_and_no_empty_column() -> None:
     points = [Point("a, b", 50.0, 40.0, 60.0), Point("=c", None)]
-    made = Figure("f", "F", "says", "dots", Axis("cell"), Axis("score", "%"), [Series("-s", points)])
-    assert made.csv() == "series,cell,score (%),low 95 %,high 95 %\n'-s,\"a, b\",50.0,40.0,60.0\n'-s,'=c,,,\n"
+    made = Figure("f", "F", "says", "dots", Axis("@cell"), Axis("=score", "%"), [Series("-s", points)])
+    assert made.csv() == "series,'@cell,'=score (%),low 95 %,high 95 %\n'-s,\"a, b\",50.0,40.0,60.0\n'-s,'=c,,,\n"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,23 @@ def test_what_general_ability_was_after_each_batch_is_drawn(scored: Scored) -> N
     ]  # fmt: skip
 
 
+LONG = ["mmlu_pro_high_school_computer_science_easy", "mmlu_pro_high_school_computer_science_hard"]
+
+
+def test_tasks_keep_their_whole_names(scored: Scored) -> None:
+    """Two that begin alike are two."""
+    document = scored()
+    change = document["after"]["general_change"].pop("choices")
+    document["after"]["general_change"] = {LONG[0]: change, LONG[1]: change | {"change": -0.02, "after": 0.4}}
+    found = by_id(of_run.figures(document))
+    assert found["radar_teacher_forced"].categories()[-2:] == [f"{task}, kept" for task in LONG]
+    assert found["general"].categories() == [f"{task} (points)" for task in LONG]
+    results = [Result("a", {}, document), Result("b", {}, document)]
+    study = by_id(of_grid.figures(About("grid", "r.yaml", "a"), results))
+    assert study["radar"].categories()[-2:] == [f"{task}, kept" for task in LONG]
+    assert [series.name for series in study["general"].series] == LONG
+
+
 def test_what_is_missing_is_said(scored: Scored) -> None:
     document = scored(success=[1.0, 1.0])
     document["after"]["general_change"] = {}
@@ -101,7 +119,7 @@ def test_what_is_missing_is_said(scored: Scored) -> None:
         "general", "success_general", "batches", "retention", "retention_curve", "stages", "batch_times", "curves",
     }  # fmt: skip
     assert missing["general"] == missing["success_general"] == of_run.NO_GENERAL
-    assert missing["retention"] == of_run.ONE_BATCH
+    assert missing["retention"] == of_batches.ONE_BATCH
 
 
 def test_a_pair_and_a_result_without_scores_have_a_page_of_sentences(scored: Scored) -> None:
@@ -114,7 +132,7 @@ def test_a_pair_and_a_result_without_scores_have_a_page_of_sentences(scored: Sco
 def test_a_long_runs_heat_map_is_thinned(scored: Scored) -> None:
     document = scored(success=[1.0] * 200)
     made = by_id(of_run.figures(document))["retention"]
-    assert len(made.series) == len(made.series[0].points) == of_run.MOST_ROWS
+    assert len(made.series) == len(made.series[0].points) == of_batches.MOST_ROWS
     assert (made.series[0].name, made.series[-1].name) == ("after batch 1", "after batch 100")
     assert made.note == "60 of 100 batches are shown."
 
@@ -129,19 +147,42 @@ def cells(scored: Scored, settings: list[dict[str, Any]]) -> list[Result]:
     ]
 
 
+def on_grid(results: list[Result], axes: list[str]) -> list[Result]:
+    """Each at its place on the axes."""
+    return [replace(one, at={key: one.settings[key] for key in axes}) for one in results]
+
+
 def figures(scored: Scored, axes: list[str], settings: list[dict[str, Any]]) -> dict[str, Any]:
-    return by_id(of_grid.figures(About("grid", "r.yaml", "c0", {}, axes), cells(scored, settings)))
+    return by_id(of_grid.figures(About("grid", "r.yaml", "c0", {}, axes), on_grid(cells(scored, settings), axes)))
 
 
 def test_a_curve_of_several_seeds_is_their_mean(scored: Scored) -> None:
     at = [{"train.epochs": epochs, "seed": seed} for epochs in (5, 30) for seed in (0, 1)]
     results = [replace(one, group=f"e{one.settings['train.epochs']}") for one in cells(scored, at)]
+    results = on_grid(results, ["train.epochs"])
     made = by_id(of_grid.figures(About("grid", "r.yaml", "e5", {}, ["train.epochs"]), results))
     (success,) = (s for s in made["curve_train_epochs"].series if s.name == "edit success")
     # means over the four facts: 1, 0.975 at 5 epochs, 0.95, 0.925 at 30; t(0.975, 1) = 12.706
     assert [(p.x, p.y) for p in success.points] == [(5.0, pytest.approx(98.75)), (30.0, pytest.approx(93.75))]
-    assert success.points[0].high == pytest.approx(98.75 + 12.706 * 1.25, rel=1e-4)
+    assert success.points[0].low == pytest.approx(98.75 - 12.706 * 1.25, rel=1e-4)
+    assert success.points[0].high == 100.0, "of a share"
     assert [p.x for p in made["less_edit_success"].series[0].points] == ["e30"]
+
+
+def test_a_named_cell_stands_on_no_curve(scored: Scored) -> None:
+    """It sets what an axis sets, and more: its scores are no seed's of the grid's."""
+    results = cells(scored, [{"train.epochs": epochs} for epochs in (5, 30)])
+    results = [*on_grid(results, ["train.epochs"]), replace(results[1], cell="named", settings={"train.epochs": 5})]
+    made = by_id(of_grid.figures(About("grid", "r.yaml", "c0", {}, ["train.epochs"]), results))["curve_train_epochs"]
+    assert [(p.x, p.y, p.label) for p in made.series[0].points] == [(5.0, 100.0, "c0"), (30.0, 97.5, "c1")]
+    alone = on_grid(results[:2], [])
+    found = by_id(of_grid.figures(About("grid", "r.yaml", "c0", {}, ["train.epochs"]), alone))
+    assert isinstance(found["curves"], Missing)
+
+
+def test_settings_that_are_the_same_number_stand_apart(scored: Scored) -> None:
+    made = figures(scored, ["train.layers"], [{"train.layers": 4}, {"train.layers": [4]}])["curve_train_layers"]
+    assert [(p.x, p.label) for p in made.series[0].points] == [("4", "c0"), ("[4]", "c1")]
 
 
 def test_along_a_single_axis_all_measures_are_in_one_figure(scored: Scored) -> None:
@@ -201,6 +242,49 @@ def test_a_cell_that_lacks_what_others_have_is_left_out_there(scored: Scored) ->
     assert [p.label for p in found["worth"].series[0].points] == ["c0"]
     assert isinstance(found["radar"], Missing)
     assert SUCCESS in document["facts"][0]["after"]
+
+
+def other_model(document: dict[str, Any]) -> None:
+    document["base"] = {**document["base"], "weights": "of another"}
+
+
+def other_facts(document: dict[str, Any]) -> None:
+    document["facts_source"] = {**document["facts_source"], "hash": "of others"}
+
+
+def unknown_facts(document: dict[str, Any]) -> None:
+    document["facts_source"] = None
+
+
+def searched_facts(document: dict[str, Any]) -> None:
+    document["search"] = {"facts": ["f0"], "merges": []}
+
+
+@pytest.mark.parametrize("change", [other_model, other_facts, unknown_facts, searched_facts])
+def test_different_originals_are_no_line_of_a_studys_radar(
+    scored: Scored, change: Callable[[dict[str, Any]], None]
+) -> None:
+    results = cells(scored, [{}, {}])
+    about = About("grid", "r.yaml", "c0")
+    radar = by_id(of_grid.figures(about, results))["radar"]
+    assert [s.name for s in radar.series] == ["original", "c0", "c1"] and radar.note == ""
+    change(results[1].document)  # type: ignore[arg-type]
+    radar = by_id(of_grid.figures(about, results))["radar"]
+    assert [s.name for s in radar.series] == ["c0", "c1"] and radar.note == of_grid.NO_ORIGINAL
+    assert radar.title == "The baseline and the best cells"
+    change(results[0].document)  # type: ignore[arg-type]
+    radar = by_id(of_grid.figures(about, results))["radar"]
+    assert [s.name for s in radar.series] == ["original", "c0", "c1"], "what is alike, or lacking, everywhere"
+
+
+def test_a_baseline_whose_first_seed_failed_is_its_next(scored: Scored) -> None:
+    seeds = [{"seed": n} for n in range(3)]
+    results = [replace(one, group="base" if n < 2 else "other") for n, one in enumerate(cells(scored, seeds))]
+    results[0] = replace(results[0], document=None, cause="killed")
+    about = About("grid", "r.yaml", "base")
+    assert of_grid.each_seed(about, results)[0].baseline == "c1"
+    lacking = [replace(one, document=None) for one in results]
+    assert of_grid.each_seed(about, lacking)[0].baseline == "c0"
 
 
 def test_the_radar_shows_the_tuned_model_where_it_was_scored(scored: Scored) -> None:

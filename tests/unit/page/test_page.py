@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-from kedit_glue import page, results
+from kedit_glue import page, report_notes, results
 from kedit_glue.page import __main__ as command
-from kedit_glue.page import facts, latex
+from kedit_glue.page import facts, latex, of_batches, of_run
 from kedit_glue.page.content import Table
-from kedit_glue.page.figure import Axis, Figure, Point, Series
+from kedit_glue.page.figure import Figure
 from kedit_glue.page.html import hash_of, json_block
-from kedit_glue.page.interactive import plain, spec, wrapped
 from kedit_glue.page.write import page_of
 from kedit_glue.problems import CannotStart
 from kedit_glue.study_report import About, Result, table
@@ -98,52 +97,6 @@ def test_json_in_a_page_ends_no_element() -> None:
     )
     with pytest.raises(ValueError, match="not JSON compliant"):
         json_block({"a": float("nan")})
-
-
-def test_charts_take_no_markup_of_names() -> None:
-    nasty = "<b>x</b> & <a href='javascript:1'>y</a>"
-    made = Figure("f", "F", "s", "dots", Axis("cell"), Axis(nasty), [Series(nasty, [Point(nasty, 1.0, label=nasty)])])
-    shown = spec(made)
-    told = [shown["data"][0]["name"], *shown["layout"]["yaxis"]["ticktext"], shown["layout"]["xaxis"]["title"]["text"]]
-    assert not [text for text in told if re.search(r"<(?!br>)", text)]
-    assert plain("<b>&") == "&lt;b&gt;&amp;"
-    assert "<b>x" not in shown["data"][0]["hovertext"][0]
-
-
-@pytest.mark.parametrize(
-    ("name", "lines"),
-    [
-        ("short", "short"),
-        ("mmlu_pro_high_school_biology", "mmlu_pro_high_<br>school_biology"),
-        ("two words of a longer name", "two words of a<br>longer name"),
-        ("x" * 30, f"{'x' * 20}<br>{'x' * 10}"),
-    ],
-)
-def test_long_names_are_parted(name: str, lines: str) -> None:
-    assert wrapped(name, 20) == lines
-
-
-@pytest.mark.parametrize("kind", ["radar", "lines", "dots", "bars", "heat"])
-def test_specs_are_plotlys_own(kind: Any) -> None:
-    from plotly.graph_objects import Figure as Plotly
-
-    points = [Point("a", 1.0, 0.5, 2.0, count=3), Point("b", None), Point("c", 2.0)]
-    axis = Axis("score", "%", (0.0, 100.0), mark=0.0)
-    made = Figure("f", "F", "s", kind, Axis("x"), axis, [Series("one", points), Series("two", points, quiet=True)])
-    Plotly(spec(made))  # refuses a property that plotly does not know
-
-
-def test_points_are_plotlys_own_and_drawn_for_papers() -> None:
-    from plotly.graph_objects import Figure as Plotly
-
-    from kedit_glue.page import paper
-
-    points = [Point(1.0, 1.0, 0.5, 2.0, 0.5, 1.5, "a $x$ b"), Point(90.0, 2.0, label="b")]
-    made = Figure("f", "F", "s", "points", Axis("x", log=True), Axis("y"), [Series("s", points, shows_labels=True)])
-    Plotly(spec(made))
-    drawn = paper.drawn(made)
-    assert drawn["pdf"][:5] == b"%PDF-" and drawn["png"][1:4] == b"PNG"
-    assert paper.drawn(made)["pdf"] == drawn["pdf"], "the same bytes each time"
 
 
 def test_a_long_run_has_a_page_of_bearable_length(run: Callable[..., Path], scored: Scored) -> None:
@@ -270,6 +223,21 @@ def test_a_latex_table_breaks_long_texts_and_goes_over_pages() -> None:
     assert long.count("\\shortstack{a head of \\\\") == 2, "on the first page and on the others"
     name = latex.latex(Table("T", ["cell", "locality.generated.agreement"], [["a", "1"]]), "t")
     assert "& \\shortstack{locality. \\\\ generated. \\\\ agreement} \\\\" in name
+
+
+def test_a_run_of_batches_alone_speaks_of_no_edited_model(run: Callable[..., Path], scored: Scored) -> None:
+    document = scored() | {"mode": "independent", "edited": None, "retention": None}
+    for batch in document["batches"]:
+        del batch["all_so_far"]
+    document["after"] |= {"general": None, "general_change": {}}
+    text = page.write_run(run(document)).read_text(encoding="utf-8")
+    words = " ".join(" ".join(Elements(text).words).split())
+    assert f"{report_notes.mode_note(document)}." in words
+    assert "Base to edited, each batch alone, teacher-forced: edit success 25.0 % to 87.5 %" in words
+    assert of_batches.EACH_ALONE in words and of_batches.ONE_BATCH not in words
+    assert of_run.NO_GENERAL_ALONE in words and of_run.NO_GENERAL not in words
+    assert "scores are of the model that its batch was edited into" in words
+    assert not re.search(r"after batch \d|merged model|scores are of the edited model|not scored before its", words)
 
 
 def test_how_a_run_was_started_stands_on_its_page(run: Callable[..., Path]) -> None:
