@@ -10,8 +10,26 @@ from kedit_glue import methods
 
 def notes(document: Mapping[str, Any]) -> list[str]:
     """What is to be said below the scores of the edits, a sentence each."""
-    found = (mode_note(document), method_note(document), search_note(document), protocol_note(document))
+    found = (
+        mode_note(document),
+        method_note(document),
+        rehearsal_note(document),
+        search_note(document),
+        protocol_note(document),
+    )
     return [note for note in found if note]
+
+
+def rehearsal_note(document: Mapping[str, Any]) -> str:
+    """How often training showed earlier facts again; empty where it never did."""
+    counts = [training.get("rehearsed") or {} for batch in document["batches"] if (training := batch.get("training"))]
+    shown, taught = (sum(count.get(key, 0) for count in counts) for key in ("shown", "taught"))
+    if not shown:
+        return ""
+    return (
+        f"facts of earlier batches were shown to training again (train.rehearse) {shown} times; {taught} times one was "
+        "forgotten, and taught again"
+    )
 
 
 def search_note(document: Mapping[str, Any]) -> str:

@@ -215,6 +215,11 @@ class Training(FromTool):
     learned: Count | None = Field(
         default=None, description="facts under the loss threshold at the end; absent where not counted"
     )
+    rehearsed: dict[str, Count] | None = Field(
+        default=None,
+        description="earlier facts: how many were shown again (shown), how many of them were forgotten and took part in "
+        "a step (taught); absent where that was not counted",
+    )
 
 
 class Batch(Part):

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from kedit_glue import report, result
 from kedit_glue.batch_files import rehearsed, samples
 from kedit_glue.execute import outcome
 from kedit_glue.plan import Place, Plan, make_plan
 from kedit_glue.recipe import Recipe
+from kedit_glue.report_notes import rehearsal_note
 
 FactsOf = Callable[[int], list[dict[str, Any]]]
 PlanOf = Callable[..., Plan]
@@ -107,3 +109,16 @@ def test_a_changed_number_touches_no_first_batch(
     place = place_of()
     one, two = (make_plan(recipe_of(f"train: {{rehearse: {n}}}"), facts_of(4), place).data for n in (0, 2))
     assert [path.parent.name for path in one if one[path] != two[path]] == ["batch_002"]
+
+
+def test_a_reader_is_told(scored: Callable[..., dict[str, Any]]) -> None:
+    document = scored()
+    document["batches"][0]["training"]["rehearsed"] = {"shown": 0, "taught": 0}
+    assert rehearsal_note(document) == ""
+    document["batches"][1]["training"]["rehearsed"] = {"shown": 2, "taught": 1}
+    said = (
+        "facts of earlier batches were shown to training again (train.rehearse) 2 times; 1 times one was forgotten, "
+        "and taught again"
+    )
+    assert rehearsal_note(document) == said and said in report.markdown(document)
+    result.check(document)
