@@ -217,8 +217,8 @@ class Training(FromTool):
     )
     rehearsed: dict[str, Count] | None = Field(
         default=None,
-        description="earlier facts: how many were shown again (shown), how many of them were forgotten and took part in "
-        "a step (taught); absent where that was not counted",
+        description="earlier facts: how many were shown again (shown), how many of them were forgotten and took part "
+        "in a step (taught); absent where that was not counted",
     )
 
 
