@@ -39,7 +39,8 @@ def judged(document: Mapping[str, Any], wanted: Mapping[str, float | None] = DEF
         changes = document["after"]["general_change"]
         reasons += [at_most(task, change, most) for task, change in changes.items()]
         if not changes:
-            reasons.append(reason(None, "general ability was not measured (score.general.tasks)"))
+            why = "no model holds all edits" if document.get("mode") == "independent" else "score.general.tasks"
+            reasons.append(reason(None, f"general ability was not measured ({why})"))
     return {"answer": answer(reasons), "reasons": reasons, "thresholds": dict(wanted)}
 
 

@@ -77,6 +77,13 @@ def test_general_ability_that_was_not_measured_leaves_it_open(scored: Callable[.
     assert verdict.judged(document, {**verdict.DEFAULTS, "most_general_loss": None})["answer"] == "ship"
 
 
+def test_batches_that_were_edited_alone_have_none_to_measure(scored: Callable[..., dict[str, Any]]) -> None:
+    document = scored() | {"mode": "independent"}
+    document["after"]["general_change"] = {}
+    says = verdict.judged(document)["reasons"][-1]["says"]
+    assert says == "general ability was not measured (no model holds all edits)"
+
+
 def test_where_nothing_is_asked_nothing_is_said(scored: Callable[..., dict[str, Any]]) -> None:
     document = scored()
     found = verdict.judged(document, NOTHING)
