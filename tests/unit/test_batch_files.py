@@ -102,7 +102,7 @@ def test_every_setting_of_training_is_said(plan_of: PlanOf, tmp_path: Path) -> N
         "disable_shuffling": True,
         "learning_rate": 2e-5,
         "lr_scheduler_type": "constant",
-        "optim": "adamw_torch",
+        "optim": "adamw_torch_fused",
         "weight_decay": 0.1,
         "max_grad_norm": 0.5,
         "disable_gradient_checkpointing": True,
