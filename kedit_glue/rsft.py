@@ -10,6 +10,8 @@ left alone. transformers' Trainer gives the two outer loops; this callback gives
 * where nothing in a mini-batch is left to learn the gradients are dropped, not zeroed, before the
   optimizer step: with ``grad is None`` AdamW neither decays a weight nor moves a moment;
 * after the trainer's step up to ``inner_steps - 1`` more are taken on the same mini-batch;
+* facts of earlier batches (``train.rehearse``, ours) are samples like others, but thought to be known: those that are
+  are asked in every third epoch and before training ends;
 * an epoch without a single optimizer step ends the training.
 
 With ``inner_steps > 1`` that is depth first, the paper's order (its mini-batch is one sample); with
@@ -35,12 +37,14 @@ from transformers import TrainerCallback
 from kedit_glue import zero
 from kedit_glue.deepspeed_file import file_problem
 from kedit_glue.ranks import active_wrapper, gathered, process_number, processes
+from kedit_glue.sample_losses import IGNORED, sample_losses, some_of
 from kedit_glue.tools import Emit
 from kedit_glue.training_trace import Traces
 
-IGNORED = -100
 TOGETHER = 8
 """Samples that a CPU is asked about at once."""
+EVERY = 3
+"""Earlier facts that are still known are asked in the first epoch, every so many, and before training ends."""
 
 
 @dataclass(frozen=True)
@@ -55,30 +59,6 @@ class Settings:
     """Regular expression: parameters whose name it finds are trained, all others are frozen."""
     protect: str | None = None
     """File of input directions (``tools/protect.py``) that each matrix's change is kept out of."""
-
-
-def sample_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean negative log-likelihood per target token of each sample.
-
-    ``logits`` [batch, tokens, vocabulary], ``labels`` [batch, tokens] with -100 where no loss is
-    taken; returns float32 [batch] in nats, 0 for a row without targets.
-    """
-    shifted = labels[:, 1:]
-    wanted = shifted != IGNORED
-    token_loss = torch.nn.functional.cross_entropy(logits[:, :-1][wanted].float(), shifted[wanted], reduction="none")
-    rows = wanted.nonzero()[:, 0]
-    total = torch.zeros(labels.shape[0], device=labels.device).index_add_(0, rows, token_loss)
-    return total / wanted.sum(dim=1).clamp(min=1)
-
-
-def some_of(batch: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:
-    """These samples of a mini-batch (tensors [batch, tokens], ``attention_mask`` among them), less what pads all."""
-    shape = batch["attention_mask"].shape
-    filled = batch["attention_mask"][list(places)].any(dim=0)
-    return {
-        name: value[list(places)][:, filled] if torch.is_tensor(value) and value.shape == shape else value
-        for name, value in batch.items()
-    }
 
 
 def freeze_all_but(model: torch.nn.Module, trainable: str, matrices: bool = False) -> tuple[int, list[str]]:
@@ -134,6 +114,12 @@ class RSFT(TrainerCallback):
         """The mini-batch."""
         self.known: dict[int, float] = {}
         """Place in the mini-batch -> loss of the samples that are still learned and were asked without a graph."""
+        self.resting: set[int] = set()
+        """Places of earlier facts that are not asked in this epoch."""
+        self.asks_all = True
+        """Whether this epoch asks all of them."""
+        self.rested = False
+        """Whether one was not asked in this epoch."""
         self.losses: list[float] = []
         """Nats per target token of the mini-batch's samples."""
         self.active: list[bool] = []
@@ -222,6 +208,9 @@ class RSFT(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self.met = set()
+        still = self.steps == self.steps_before_epoch  # the epoch before took no step
+        self.asks_all = still or self.epochs % EVERY == 0 or self.epochs + 1 >= args.num_train_epochs
+        self.steps_before_epoch, self.rested = self.steps, False
 
     def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self.mine = []
@@ -230,20 +219,24 @@ class RSFT(TrainerCallback):
         """Forward pre-hook: of the mini-batch only those go through the graph that may have something to learn.
 
         The others were learned when they were last asked, or are of an earlier batch; those of them that are forgotten
-        go with them. Several processes keep step with each other and take every sample.
+        go with them. Several processes keep step with each other and take every sample in every epoch.
         """
         if not self.hooked or kwargs.get("labels") is None:
             return None
-        self.inputs, self.known = kwargs, {}
+        self.inputs, self.known, self.resting = kwargs, {}, set()
         rows = self._rows()
         places = [place for place, row in enumerate(rows) if self.traces.thought_known(row)]
         if not places or processes() > 1 or self.zero:
             return None
-        losses = self._asked(module, some_of(kwargs, places))
+        if not self.asks_all:
+            self.resting = {place for place in places if self.traces.each[rows[place]].rehearsed}
+            places = [place for place in places if place not in self.resting]
+        losses = self._asked(module, some_of(kwargs, places)) if places else []
         self.known = {p: x for p, x in zip(places, losses, strict=True) if x < self.settings.loss_threshold}
-        left = [place for place in range(len(rows)) if place not in self.known]
+        left = [place for place in range(len(rows)) if place not in self.known and place not in self.resting]
         if not left:  # the model has to be asked something
-            left = [self.known.popitem()[0]]
+            left = [self.resting.pop() if self.resting else self.known.popitem()[0]]
+        self.rested |= bool(self.resting)
         return args, some_of(kwargs, left)
 
     def _replace_loss(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
@@ -251,11 +244,12 @@ class RSFT(TrainerCallback):
         if not self.hooked or kwargs.get("labels") is None:
             return output
         losses = sample_losses(output.logits, kwargs["labels"])
-        rows = self._rows()
+        rows = {place: row for place, row in enumerate(self._rows()) if place not in self.resting}
         found = iter(losses.tolist())
-        self.losses = [self.known[place] if place in self.known else next(found) for place in range(len(rows))]
+        self.losses = [self.known[place] if place in self.known else next(found) for place in rows]
         self.wrapped = self.zero.wrapper() if self.zero else active_wrapper()
-        mine = [x for place, x in enumerate(self._agree(rows, self.losses)) if place not in self.known]
+        shares = zip(rows, self._agree(list(rows.values()), self.losses), strict=True)
+        mine = [x for place, x in shares if place not in self.known]
         count = sum(self.active)
         if count == 0 and self.wrapped is None:
             output.loss = 0.0 * torch.zeros((), device=losses.device, requires_grad=True)  # nothing to go back through
@@ -360,9 +354,8 @@ class RSFT(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self.epochs += 1
-        if self.steps == self.steps_before_epoch:
+        if self.steps == self.steps_before_epoch and not self.rested:
             control.should_training_stop = True
-        self.steps_before_epoch = self.steps
 
     # -- the end --------------------------------------------------------------------------------
 

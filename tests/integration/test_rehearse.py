@@ -37,6 +37,7 @@ def test_what_the_second_batch_undoes_is_taught_again(run_method: Callable[..., 
         ("f1", True),
         ("f2", True),
     ]
+    assert all(line["learned"] for line in lines), "all were asked when training was about to end"
     taught = [line for line in lines if line["rehearsed"] and line["steps"]]
     result = json.loads((again / "batch_002" / "train.record.json").read_text())["result"]
     assert result["rehearsed"] == {"shown": 3, "taught": len(taught)} and taught, "the second batch undid some"
