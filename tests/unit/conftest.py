@@ -95,7 +95,8 @@ def recipe_of(tmp_path: Path) -> Callable[..., Recipe]:
         folder.mkdir(exist_ok=True)
         (folder / "facts.json").write_text("[]")
         path = folder / "try.yaml"
-        path.write_text(HEAD.format(batch_size=batch_size) + more + "\n")
+        head = HEAD.format(batch_size=batch_size).replace("facts.json", str(folder / "facts.json"))
+        path.write_text(head + more + "\n")
         return load_recipe(path, overrides)
 
     return make

@@ -137,12 +137,13 @@ def test_serac_begins_with_the_model_itself_and_minilm(recipe: Any) -> None:
         ("method: serac\nmethods: {serac: {train_facts: facts.json, small_name: owner/name}}\n", "no such folder"),
         ("method: serac\nmethods: {serac: {train_facts: facts.json, cls_name: facts.json}}\n", "is a file"),
         (
-            "method: serac\nmethods: {serac: {train_facts: facts.json}}\nscore: {edits: {easyedit: .}}\n",
+            "method: serac\nmethods: {serac: {train_facts: facts.json}}\nscore: {edits: {easyedit: checkout}}\n",
             "a checkout, while method is serac",
         ),
     ],
 )
 def test_what_cannot_work_is_said(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "checkout").mkdir()
     (tmp_path / "facts.json").write_text("[]", encoding="utf-8")
     path = tmp_path / "recipe.yaml"
     path.write_text(f"name: t\nmodel: smollm2-135m\nedits: {{source: {tmp_path}/facts.json}}\n{text}", encoding="utf-8")

@@ -310,6 +310,11 @@ def test_a_path_that_could_be_two_is_refused(folder: Path, load: Load, problems:
     both[0].unlink()
     both[0].symlink_to(both[1])
     assert load(text).edits.source == str(both[1]), "two names of one file"
+    both[0].unlink()
+    both[0].write_text("[]")
+    (folder / "resolved.yaml").write_text("")
+    assert load(text).edits.source == str(both[0]), "a run's own copy of its recipe: beside it lies what the run made"
+    (folder / "resolved.yaml").unlink()
     (folder / "facts.json").mkdir()
     assert load(HEAD).edits.source == str(Path.cwd() / "facts.json"), "a folder is no file"
 
