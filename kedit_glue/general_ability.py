@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 """lm-eval's names of metrics whose change is a ratio."""
 
@@ -22,3 +25,14 @@ def share_left(before: float | None, after: float | None, better: str) -> float 
 def is_share(metric: str, *values: float | None) -> bool:
     """Whether a task's values are shares, shown in per cent; others (perplexities, BLEU of 0 to 100) are not."""
     return metric.partition(",")[0] not in PERPLEXITIES and all(v is None or -1.0 <= v <= 1.0 for v in values)
+
+
+def unit(change: Mapping[str, Any]) -> str:
+    """What a task's change is in: per cent of a perplexity, points of a share, else the metric's own."""
+    if change.get("change_is") is not None:
+        return " %"
+    return " points" if is_share(change["metric"], change["before"], change["after"]) else ""
+
+
+def in_unit(change: Mapping[str, Any], value: float) -> float:
+    return 100 * value if unit(change) else value

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from kedit_glue import metrics, report_search
 from kedit_glue import verdict as verdicts
-from kedit_glue.general_ability import is_share
+from kedit_glue.general_ability import in_unit, is_share, unit
 from kedit_glue.metrics import METRICS, Metric
 from kedit_glue.problems import listed, printable
 from kedit_glue.progress import duration
@@ -89,17 +89,6 @@ def general_rows(document: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def unit(change: Mapping[str, Any]) -> str:
-    """What a task's change is in: per cent of a perplexity, points of a share, else the metric's own."""
-    if change.get("change_is") is not None:
-        return " %"
-    return " points" if is_share(change["metric"], change["before"], change["after"]) else ""
-
-
-def in_unit(change: Mapping[str, Any], value: float) -> float:
-    return 100 * value if unit(change) else value
 
 
 def verdict(change: Mapping[str, Any]) -> str:

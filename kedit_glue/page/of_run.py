@@ -10,6 +10,7 @@ from typing import Any
 
 from kedit_glue import metrics
 from kedit_glue.compare_text import HOW
+from kedit_glue.general_ability import in_unit, unit
 from kedit_glue.metrics import METRICS
 from kedit_glue.page import of_search
 from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series, front
@@ -25,7 +26,7 @@ from kedit_glue.page.values import (
     task_kept,
     title,
 )
-from kedit_glue.report import PROTOCOLS, in_unit, unit
+from kedit_glue.report import PROTOCOLS
 from kedit_glue.report_notes import mode_note
 
 Document = Mapping[str, Any]
