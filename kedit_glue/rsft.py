@@ -115,7 +115,7 @@ class RSFT(TrainerCallback):
         self.known: dict[int, float] = {}
         """Place in the mini-batch -> loss of the samples that are still learned and were asked without a graph."""
         self.resting: set[int] = set()
-        """Places of earlier facts that are not asked in this epoch."""
+        """Places in the mini-batch of earlier facts that are not asked in this epoch."""
         self.asks_all = True
         """Whether this epoch asks all of them."""
         self.rested = False
@@ -213,7 +213,7 @@ class RSFT(TrainerCallback):
         self.steps_before_epoch, self.rested = self.steps, False
 
     def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        self.mine = []
+        self.mine, self.resting = [], set()
 
     def _leave_out_known(self, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook: of the mini-batch only those go through the graph that may have something to learn.
@@ -223,14 +223,14 @@ class RSFT(TrainerCallback):
         """
         if not self.hooked or kwargs.get("labels") is None:
             return None
-        self.inputs, self.known, self.resting = kwargs, {}, set()
+        self.inputs, self.known = kwargs, {}
         rows = self._rows()
         places = [place for place, row in enumerate(rows) if self.traces.thought_known(row)]
         if not places or processes() > 1 or self.zero:
             return None
-        if not self.asks_all:
+        if not self.asks_all and not self.mine:  # once for a mini-batch: its inner steps are about the same samples
             self.resting = {place for place in places if self.traces.each[rows[place]].rehearsed}
-            places = [place for place in places if place not in self.resting]
+        places = [place for place in places if place not in self.resting]
         losses = self._asked(module, some_of(kwargs, places)) if places else []
         self.known = {p: x for p, x in zip(places, losses, strict=True) if x < self.settings.loss_threshold}
         left = [place for place in range(len(rows)) if place not in self.known and place not in self.resting]

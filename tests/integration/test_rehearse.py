@@ -48,3 +48,20 @@ def test_what_the_second_batch_undoes_is_taught_again(run_method: Callable[..., 
     assert {fact["id"]: fact["steps"] for fact in scores["facts"]} == own, "a fact's own training, not its rehearsals"
     assert min(first_batch(plain)) < 1, "else there was nothing to teach again"
     assert first_batch(again) == [1, 1, 1]
+
+
+def test_depth_first_an_earlier_fact_may_be_learned_between_inner_steps(run_method: Callable[..., Path]) -> None:
+    """It was forgotten, takes part in a step, and is known again while the mini-batch's other samples go on."""
+    depth = (
+        "train.order=depth",
+        "train.inner_steps=2",
+        "train.learning_rate=1.0e-3",
+        "train.rehearse=10",
+        "train.mini_batch=5",
+    )
+    run = run_method("rsft", "", *LONG, *(word for value in depth for word in ("--set", value)), name="depth")
+    lines = trace(run, 2)
+    assert [line["rehearsed"] for line in lines] == [False, False, True, True, True]
+    assert all(line["learned"] for line in lines)
+    steps = [line["steps"] for line in lines]
+    assert min(steps) < max(steps), "some were left alone while others learned"
