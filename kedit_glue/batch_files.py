@@ -44,20 +44,16 @@ def samples(batch: Sequence[Fact], again: Sequence[Fact] = ()) -> list[dict[str,
     if not again:
         return own
     there = {sample["instruction"] for sample in own}
-    kept: list[dict[str, Any]] = []
-    for sample in (sample for fact in reversed(again) for sample in samples([fact])):
-        if sample["instruction"] not in there:
-            there.add(sample["instruction"])
-            kept.append({**sample, "rehearsed": True})
-    place = {fact["id"]: position for position, fact in enumerate(again)}
-    return own + sorted(kept, key=lambda sample: place[sample["id"]])
+    earlier = {sample["instruction"]: {**sample, "rehearsed": True} for sample in samples(again)}
+    return own + [sample for text, sample in earlier.items() if text not in there]
 
 
 def rehearsed(batches: Sequence[Sequence[Fact]], number: int, count: int, seed: int) -> list[Fact]:
     """``count`` facts of the batches before ``number`` (all where they are fewer), by the seed, in their order."""
-    earlier = [fact for batch in batches[: number - 1] for fact in batch]
-    drawn = random.Random(f"{seed} {number}").sample(range(len(earlier)), min(count, len(earlier)))
-    return [earlier[position] for position in sorted(drawn)]
+    size = len(batches[0])  # of each but the last
+    earlier = range((number - 1) * size)
+    drawn = random.Random(f"{seed} {number}").sample(earlier, min(count, len(earlier)))
+    return [batches[position // size][position % size] for position in sorted(drawn)]
 
 
 def train_yaml(

@@ -276,20 +276,21 @@ def marked(cell: Cell) -> str:
 def comma_separated(page: Page) -> str:
     """One line a result and metric, in the metrics' own units (shares 0 to 1); or, of facts, one line a fact."""
     out = io.StringIO()
-    rows = csv_of_results(page) if page.spreads is None else csv_of_facts(page, page.spreads)
+    not_the_same = ". ".join(str(one) for one in page.anyway)
+    rows = (
+        csv_of_results(page, not_the_same) if page.spreads is None else csv_of_facts(page, page.spreads, not_the_same)
+    )
     csv.writer(out, lineterminator="\n").writerows([safe(cell) for cell in row] for row in rows)
     return out.getvalue()
 
 
-def csv_of_facts(page: Page, spreads: Sequence[Spread]) -> Iterator[Sequence[str | float | None]]:
-    not_the_same = ". ".join(str(one) for one in page.anyway)
+def csv_of_facts(page: Page, spreads: Sequence[Spread], not_the_same: str) -> Iterator[Sequence[str | float | None]]:
     yield ("id", "prompt", "target_new", "metric", "mean_spread", *page.table.names, "not_the_same")
     for one in spreads:
         yield (*one.item, one.column.key, one.mean, *one.values, not_the_same)
 
 
-def csv_of_results(page: Page) -> Iterator[Sequence[str | float | None]]:
-    not_the_same = ". ".join(str(one) for one in page.anyway)
+def csv_of_results(page: Page, not_the_same: str) -> Iterator[Sequence[str | float | None]]:
     yield CSV_HEAD
     for name in page.table.names:
         for column in page.table.columns:

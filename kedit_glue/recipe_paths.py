@@ -130,9 +130,8 @@ def _find(draft: Draft, path: KeyPath, name: Path, recipe_folder: Path, kind: st
     places = list(dict.fromkeys([(Path.cwd() / name).absolute(), (recipe_folder / name).absolute()]))
     fitting = [p for p in places if p.exists() and (not kind or p.is_dir() == (kind == "folder"))]
     what = kind or "file"
-    of_a_run = (
-        recipe_folder / "resolved.yaml"
-    ).is_file()  # the recipe is a run's copy: beside it lies what the run made
+    # beside a run's own copy of its recipe lies what the run made
+    of_a_run = (recipe_folder / "resolved.yaml").is_file()
     if len({place.resolve() for place in fitting}) > 1 and not of_a_run:
         which = f"{draft.shown(path)} is both {' and '.join(map(str, fitting))}"
         hint = "the first is under the current folder, the second under the recipe's"

@@ -174,7 +174,7 @@ BATCH_HEAD = ["batch", "facts", "learned", "steps", "success", "so far", "rephra
 
 def batch_note(document: Mapping[str, Any]) -> str:
     """What the columns of ``BATCH_HEAD`` are of."""
-    seen = (document.get("search") or {}).get("facts", ())  # they chose the merge, and are not scored
+    seen = report_search.chose(document)
     of_batch = Counter(fact["batch"] for fact in document["facts"] if fact["id"] in seen) if seen else Counter()
     edited, sampled = 0, False
     for b in document["batches"]:
@@ -224,7 +224,7 @@ def not_learned(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def lost(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Facts that the edited model does not answer wholly, worst first."""
-    seen = (document.get("search") or {}).get("facts", ())
+    seen = report_search.chose(document)
     scored = [f for f in document["facts"] if f["id"] not in seen]
     missed = [f for f in scored if f["after"].get(metrics.SUCCESS, 1.0) < 1.0]
     return sorted(missed, key=lambda f: f["after"][metrics.SUCCESS])
@@ -346,14 +346,8 @@ def retention_lines(found: Mapping[str, Any] | None) -> list[str]:
     if found is None or len(found["after"]) < 2:
         return []
     title = METRICS[found["metric"]].title
-    curve = [
-        [
-            str(p["age"]),
-            percent(p["mean"]) + _half(METRICS[found["metric"]], {**p, "facts": p["answers"]}),
-            str(p["answers"]),
-        ]
-        for p in found["curve"]
-    ]
+    half = {p["age"]: _half(METRICS[found["metric"]], {**p, "facts": p["answers"]}) for p in found["curve"]}
+    curve = [[str(p["age"]), percent(p["mean"]) + half[p["age"]], str(p["answers"])] for p in found["curve"]]
     lines = ["## Retention", "", f"{title.capitalize()} by age: how many batches ago a fact was taught."]
     lines += ["Earlier facts were sampled: ± is the error of that, too."] if found["sampled"] else []
     lines += ["", *markdown_table(["batches ago", f"{title} ± 95 %", "answers"], thinned(curve)), ""]

@@ -37,6 +37,11 @@ def searches(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list((document.get("search") or {}).get("merges", ()))
 
 
+def chose(document: Mapping[str, Any]) -> frozenset[str]:
+    """Ids of the facts that chose the merge: no score is of them."""
+    return frozenset((document.get("search") or {}).get("facts", ()))
+
+
 def head(document: Mapping[str, Any]) -> list[str]:
     """Of ``rows``."""
     fixed = ["batch", "space", "chosen by", "numbers", "candidates (failed)", "fitness, first to best"]

@@ -30,6 +30,7 @@ from typing import Any
 
 from kedit_glue import metrics, scores
 from kedit_glue.general_ability import share_left
+from kedit_glue.report_search import chose
 
 SCHEMA = 1
 METRICS = (metrics.SUCCESS, metrics.GENERALIZATION, metrics.PORTABILITY, metrics.LOCALITY)
@@ -232,7 +233,7 @@ def fact_values(document: Mapping[str, Any], metric: str) -> dict[tuple[str, str
     Facts without one are left out, and those that chose the merge (``merge.search``).
     """
     found = {}
-    seen = set((document.get("search") or {}).get("facts", ()))
+    seen = chose(document)
     for fact in document["facts"]:
         if fact["id"] in seen:
             continue

@@ -20,8 +20,6 @@ class Cell:
     """A cell with a result, as ``study_report.rows`` measured it."""
 
     name: str
-    settings: Mapping[str, Any]
-    """What it sets, and its place on each axis."""
     row: Mapping[str, Any]
     document: Mapping[str, Any]
     at: Mapping[str, Any] = field(default_factory=dict)
@@ -43,11 +41,7 @@ class Cell:
 def cells_of(results: Sequence[Result]) -> list[Cell]:
     """Those that have a result."""
     rows = study_report.rows(results)
-    return [
-        Cell(r.cell, {**r.settings, **r.at}, row, r.document, r.at)
-        for r, row in zip(results, rows, strict=True)
-        if r.document is not None
-    ]
+    return [Cell(r.cell, row, r.document, r.at) for r, row in zip(results, rows, strict=True) if r.document is not None]
 
 
 Measure = tuple[str, Callable[[Cell, str | float], Point]]

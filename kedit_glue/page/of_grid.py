@@ -13,6 +13,7 @@ from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, 
 from kedit_glue.page.of_batches import age_curve
 from kedit_glue.page.of_run import NO_GENERAL, cross, trade_off
 from kedit_glue.page.values import AGREE_WITH_THEMSELVES, FORCED, KEPT, kept, point, said, task_kept, title
+from kedit_glue.report_search import chose
 from kedit_glue.study_report import About, Result
 
 MOST_CELLS = 8
@@ -128,8 +129,8 @@ def radar(about: About, cells: Sequence[Cell]) -> Drawn:
 def original(document: Mapping[str, Any]) -> tuple[Any, ...]:
     """What an original's scores are of: its weights, the facts, and those of them that no score is of; two files that
     both lack one are taken for the same in it."""
-    source, search = document.get("facts_source") or {}, document.get("search") or {}
-    return document["base"].get("weights"), source.get("hash"), frozenset(search.get("facts", ()))
+    source = document.get("facts_source") or {}
+    return document["base"].get("weights"), source.get("hash"), chose(document)
 
 
 # -- trade-offs ---------------------------------------------------------------------------------
