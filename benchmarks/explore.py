@@ -51,6 +51,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "layers 4-8, lr 3e-4": {"layers": range(4, 9), "lr": 3e-4},
     "layers 4-8, lr 3e-4, k 128": {"layers": range(4, 9), "lr": 3e-4, "k": 128},
     "k 128, 2 contexts": {"k": 128, "contexts": 2},
+    "k 128, swapped": {"k": 128, "keys": "swapped"},
+    "k 128, swapped, strangers": {"k": 128, "keys": "strangers"},
+    "k 128, swapped beside short facts": {"k": 128, "keys": "swapped beside"},
+    "k 256, swapped beside short facts": {"k": 256, "keys": "swapped beside"},
+    "layers 4-8, lr 3e-4, k 128, short facts": {"layers": range(4, 9), "lr": 3e-4, "k": 128, "keys": "short"},
+    "layers 0-9, k 128, short facts": {"layers": range(10), "k": 128, "keys": "short"},
     "energy 0.9": {"energy": 0.9},
     "k 32": {"k": 32},
 }
@@ -65,6 +71,7 @@ class Bench:
         loaded = [asdict(e) for e in facts.load(file, "auto", count + 300).edits]
         self.facts = [{**f, "id": str(n)} for n, f in enumerate(loaded[:count])]
         self.others = [f["prompt"] for f in loaded[count:]]
+        self.strangers = [f["subject"] for f in loaded[count:] if f["subject"]]
         self.base = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         self.texts = corpus.read_texts(Path("recipes/data/general_text.jsonl"))[:40]
         self.before, self.perplexity = self.ask(), self.word_loss()
@@ -90,6 +97,15 @@ class Bench:
                 tokens += int(count.sum())
         return math.exp(total / tokens)
 
+    def swapped(self, subjects: list[str]) -> list[str]:
+        """Each fact's prompt about eight others of these subjects."""
+        draw, found = random.Random(0), []
+        for f in self.facts:
+            if f["subject"] and f["subject"] in f["prompt"]:
+                others = [s for s in subjects if s and s != f["subject"]]
+                found += [f["prompt"].replace(f["subject"], s) for s in draw.sample(others, min(8, len(others)))]
+        return found
+
     def directions(self, trained: dict[str, Any], s: dict[str, Any]) -> dict[str, Any]:
         """Parameter name -> U [inputs, k]."""
         general = corpus.read_texts(Path("recipes/data/background_text.jsonl"))[: s.get("texts")]
@@ -100,6 +116,9 @@ class Bench:
             "beside": general + self.others,
             "short": short,
             "short beside": general + short,
+            "swapped": self.swapped([f["subject"] for f in self.facts]),
+            "strangers": self.swapped(self.strangers),
+            "swapped beside": short + self.swapped([f["subject"] for f in self.facts]),
         }[s.get("keys")]
         source = (s.get("texts"), s.get("keys"))
         held = self.moments.setdefault(source, {})

@@ -193,6 +193,11 @@ def test_more_facts_go_on_where_the_run_ended(workplace: Any) -> None:
     ]
 
 
+def test_more_facts_fill_the_last_batch_which_is_done_again(workplace: Any) -> None:
+    workplace.go("edits.limit=5", "train.rehearse=2")
+    assert workplace.go("train.rehearse=2") == ["setup/prepare", "base/score", *batches(3), *AFTER]
+
+
 def test_what_is_only_scored_otherwise_is_not_trained_again(workplace: Any, display: Display) -> None:
     go(workplace, display)
     again = go(workplace, display, "score.edits.fluency_facts=0")
