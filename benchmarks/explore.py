@@ -55,6 +55,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "k 128, swapped, strangers": {"k": 128, "keys": "strangers"},
     "k 128, swapped beside short facts": {"k": 128, "keys": "swapped beside"},
     "k 256, swapped beside short facts": {"k": 256, "keys": "swapped beside"},
+    "k 128, swapped, names": {"k": 128, "keys": "names"},
+    "k 128, swapped, names, beside texts": {"k": 128, "keys": "names beside"},
+    "k 128, swapped, names, beside short facts": {"k": 128, "keys": "names short"},
+    **{f"k 128 and {n} of swapped, names": {"k": 128, "more": n} for n in (16, 32, 64, 128)},
     "layers 4-8, lr 3e-4, k 128, short facts": {"layers": range(4, 9), "lr": 3e-4, "k": 128, "keys": "short"},
     "layers 0-9, k 128, short facts": {"layers": range(10), "k": 128, "keys": "short"},
     "energy 0.9": {"energy": 0.9},
@@ -110,12 +114,16 @@ class Bench:
         """Parameter name -> U [inputs, k]."""
         general = corpus.read_texts(Path("recipes/data/background_text.jsonl"))[: s.get("texts")]
         short = corpus.read_texts(Path("recipes/data/short_facts.jsonl"))
+        names = corpus.read_texts(Path("recipes/data/subjects.jsonl"))
         texts = {
             None: general,
             "only": self.others,
             "beside": general + self.others,
             "short": short,
             "short beside": general + short,
+            "names": self.swapped(names),
+            "names beside": general + self.swapped(names),
+            "names short": short + self.swapped(names),
             "swapped": self.swapped([f["subject"] for f in self.facts]),
             "strangers": self.swapped(self.strangers),
             "swapped beside": short + self.swapped([f["subject"] for f in self.facts]),
@@ -132,6 +140,13 @@ class Bench:
             if id(moment) not in made:
                 columns, _ = protect.leading(moment, s.get("k") or None, s.get("energy"), s.get("strength"))
                 made[id(moment)] = torch.from_numpy(columns)
+        if s.get("more"):
+            self.directions(trained, {"k": s["k"], "keys": "names"})  # reads their moments
+            of_names = self.moments[None, "names"]
+            for name in trained:
+                key = id(held[name])
+                if made[key].shape[1] == s["k"]:
+                    made[key] = beyond(made[key], of_names[name], s["more"])
         return {name: made[id(held[name])] for name in trained}
 
     def sample(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
@@ -211,6 +226,13 @@ class Bench:
                 change = trained[n] - before[n]
                 trained[n].sub_((change @ v) @ v.T)
         return 1
+
+
+def beyond(known: torch.Tensor, moment: Any, count: int) -> torch.Tensor:
+    """``known`` [inputs, k], and the ``count`` leading directions of what the moment holds outside of it."""
+    outside = torch.eye(len(known)) - known @ known.T
+    columns, _ = protect.leading((outside @ torch.from_numpy(moment) @ outside).numpy(), count, None, None)
+    return torch.cat([known, torch.from_numpy(columns)], dim=1)
 
 
 def moments_of(model: Any, tokenizer: Any, owners: list[str], texts: list[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def samples(batch: Sequence[Fact], again: Sequence[Fact] = ()) -> list[dict[str,
     """``edits.json``: each fact's prompt, then what else is trained on for it; then the same of earlier facts.
 
     A text stands there once (a rephrasing may be another fact's prompt): R-SFT tells samples apart by it. The batch's
-    own goes before earlier facts', a later fact's before an earlier one's.
+    own goes before earlier facts', a later fact's before an earlier one's. What is taught is nobody's neighbour.
     """
     own = [
         {
@@ -37,15 +37,18 @@ def samples(batch: Sequence[Fact], again: Sequence[Fact] = ()) -> list[dict[str,
             "target_new": fact["target_new"],
             "instruction": sample["prompt"],
             "output": sample["response"],
+            **({"neighbours": sample["neighbours"]} if "neighbours" in sample else {}),
         }
         for fact in batch
         for sample in (fact, *fact.get("also_trained", ()))
     ]
-    if not again:
-        return own
     there = {sample["instruction"] for sample in own}
-    earlier = {sample["instruction"]: {**sample, "rehearsed": True} for sample in samples(again)}
-    return own + [sample for text, sample in earlier.items() if text not in there]
+    earlier = {s["instruction"]: {**s, "rehearsed": True} for s in (samples(again) if again else [])}
+    shown = own + [sample for text, sample in earlier.items() if text not in there]
+    taught = there | earlier.keys()
+    return [
+        {**s, "neighbours": [n for n in s["neighbours"] if n not in taught]} if "neighbours" in s else s for s in shown
+    ]
 
 
 def rehearsed(batches: Sequence[Sequence[Fact]], number: int, count: int, seed: int) -> list[Fact]:
@@ -142,11 +145,13 @@ def rsft_yaml(
         "loss_threshold": recipe.train.loss_threshold,
         "trainable": what.pattern,
     }
-    kept = {"protect": str(protect)} if protect else {}
+    kept: dict[str, Any] = {"protect": str(protect)} if protect else {}
+    if neighbours := recipe.train.protect.neighbours:
+        kept["neighbours"] = neighbours
     return Rendered(
         folder_of(place, number) / "rsft.yaml",
         "rsft.yaml",
-        {"batch": number, "order": recipe.train.order, "protect": None, **settings, **kept},
+        {"batch": number, "order": recipe.train.order, "protect": None, "neighbours": 0, **settings, **kept},
         {**settings, **kept},  # a template of the user's must not drop one in silence
     )
 

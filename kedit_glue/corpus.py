@@ -15,6 +15,8 @@ from typing import Any
 from kedit_glue.models import HUB_ID
 
 SHIPPED = "background_text.jsonl"
+SUBJECTS = "subjects.jsonl"
+"""Persons, places, firms, works: what a prompt may be about instead of its own subject."""
 FROM_DATA_SET = 1000
 """So many texts of a data set are read where the recipe does not say how many."""
 FILES = frozenset([".txt", ".md", ".json", ".jsonl", ".csv", ".parquet"])
@@ -24,11 +26,12 @@ class CorpusError(ValueError):
     """There are no texts to be had; the message says what was found and what is allowed."""
 
 
-def shipped() -> Path:
-    """The project's own general text (``recipes/data/README.md``): beside the package, or inside an installed one."""
+def shipped(name: str = SHIPPED) -> Path:
+    """The project's own general text, or other of its texts (``recipes/data/README.md``): beside the package, or inside
+    an installed one."""
     beside_package = Path(__file__).resolve().parent.parent / "recipes" / "data"
     installed = Path(str(importlib.resources.files("kedit_glue"))) / "data"
-    return (beside_package if beside_package.is_dir() else installed) / SHIPPED
+    return (beside_package if beside_package.is_dir() else installed) / name
 
 
 def name_of(corpus: str | None) -> str:

@@ -240,6 +240,7 @@ def prepare(
             "cutoff_len": recipe.train.cutoff_len,
             "rephrasings": recipe.train.rephrasings,
             "contexts": recipe.train.contexts,
+            "neighbours": bool(recipe.train.protect.neighbours),
             "context_texts": recipe.train.protect.corpus,
             "seed": recipe.seed,
             "trust_remote_code": recipe.trust_remote_code,

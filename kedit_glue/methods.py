@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from kedit_glue.modules import Trained, layer_numbers, layer_pattern, trained
-from kedit_glue.recipe_schema import Lora, Protect, Recipe, Train
+from kedit_glue.recipe_schema import Lora, Recipe, Train, TrainProtect
 
 NOTHING = "(?!)"
 """A regular expression that finds nothing."""
@@ -81,7 +81,7 @@ def training(recipe: Recipe) -> Train:
     if recipe.method in ("rsft_merge", "rsft"):
         return train
     alone = {"contexts": 0, "rephrasings": 0, "rehearse": 0}
-    bare = {"from_": "previous", "lora": Lora(), "protect": Protect(), **alone}
+    bare = {"from_": "previous", "lora": Lora(), "protect": TrainProtect(), **alone}
     if recipe.method != "locft_bf":
         return train.model_copy(update=bare)
     own = settings(recipe)

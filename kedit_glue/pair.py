@@ -136,6 +136,7 @@ def _facts(asked: Asked, base: Path, setup: Path, runner: Runner, display: Displ
         "cutoff_len": MOST_TOKENS,
         "rephrasings": 0,
         "contexts": 0,
+        "neighbours": False,
         "context_texts": None,
         "seed": asked.seed,
         "trust_remote_code": asked.trust_remote_code,

@@ -94,7 +94,7 @@ class _Builder:
         self._score("base", None, len(self.ids), 0, last=True, title="original model: score edits")
         if self._general_at("ends"):
             self._general("base", None, title="original model: general ability")
-        for protect in (self.recipe.train.protect, self.recipe.merge.protect):
+        for protect in (self.recipe.train.protect.of_text, self.recipe.merge.protect):
             if protect.on and protect not in self.directions and self.recipe.method in methods.TRAINED:
                 name = "protect" if not self.directions else "protect_merge"
                 made = once.directions(self.place, self.recipe, protect, self.trained.pattern, name)
@@ -126,7 +126,7 @@ class _Builder:
 
     def independent(self) -> None:
         """Each batch from the original, scored at once; several in one stage."""
-        once_made = [self.directions.get(self.recipe.train.protect), self.moments, self.editor]
+        once_made = [self.directions.get(self.recipe.train.protect.of_text), self.moments, self.editor]
         names = ("protect", "moments", "editor")
         files = {name: made[0] if made else None for name, made in zip(names, once_made, strict=True)}
         questions = asked(self.recipe, self.reported, last=True)
@@ -171,7 +171,7 @@ class _Builder:
         again = batch_files.rehearsed(self.batches, number, train.rehearse, recipe.seed)
         self.data[folder / "edits.json"] = batch_files.samples(self.batches[number - 1], again)
         self.data[folder / "dataset_info.json"] = batch_files.DATASET_INFO
-        directions, made_by = self.directions.get(train.protect, (None, ""))
+        directions, made_by = self.directions.get(train.protect.of_text, (None, ""))
         train_yaml = batch_files.train_yaml(
             recipe, self.place, number, len(self.batches[number - 1]), self.current, self.trained
         )

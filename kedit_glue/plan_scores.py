@@ -31,7 +31,7 @@ def marks(facts: Sequence[Fact]) -> list[str]:
     running = hashlib.sha256()
     found = [running.hexdigest()[:16]]
     for fact in facts:
-        asked = {key: value for key, value in fact.items() if key not in ("response", "also_trained")}
+        asked = {key: value for key, value in fact.items() if key not in ("response", "also_trained", "neighbours")}
         running.update(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode())
         found.append(running.hexdigest()[:16])
     return found

@@ -108,11 +108,13 @@ class Protection:
             raise ValueError(f"{file} holds no directions for {', '.join(missing[:3])}: it was made for other layers")
         if not wanted:
             raise ValueError("train.protect: no matrix is trained here (or FSDP flattened them, which it cannot do)")
-        self.matrices: list[Matrix | Factor] = []
+        self.soft = found.soft
+        self.matrices: dict[str, Matrix | Factor] = {}
+        """Parameter name -> how it is protected."""
         for name, weight in plain.items():
             inputs_first = name in found.inputs_first
             _check_shape(name, weight, found.vectors[name], 0 if inputs_first else -1)
-            self.matrices.append(Matrix(weight, found.vectors[name], inputs_first, found.soft))
+            self.matrices[name] = Matrix(weight, found.vectors[name], inputs_first, found.soft)
         for (module, _), name in adapters.items():
             a, b = everything[name.format("A")], everything[name.format("B")]
             if b.detach().any():
@@ -121,14 +123,14 @@ class Protection:
                     "(PiSSA, OLoRA, LoftQ, or an adapter trained before): merge it first, then start a new one"
                 )
             _check_shape(name.format("A"), a, found.vectors[f"{module}.weight"], -1)
-            self.matrices.append(Factor(a, found.vectors[f"{module}.weight"]))
+            self.matrices[name.format("A")] = Factor(a, found.vectors[f"{module}.weight"])
         if adapters:
             self.apply()  # A starts at random; B is zero, so the model stays the same
 
     def apply(self) -> None:
         """After an optimizer step: take back the part of the change that lies in the directions."""
         with torch.no_grad():
-            for matrix in self.matrices:
+            for matrix in self.matrices.values():
                 matrix.apply()
 
 

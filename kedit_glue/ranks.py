@@ -24,6 +24,15 @@ def gathered(own: Any) -> list[Any]:
     return everyone
 
 
+def said_by_first(own: Any) -> Any:
+    """What the first process has to say, to everybody."""
+    if processes() == 1:
+        return own
+    said = [own]
+    torch.distributed.broadcast_object_list(said, src=0)
+    return said[0]
+
+
 def active_wrapper() -> Any:
     """The DistributedDataParallel whose forward pass this is, None in a single process.
 

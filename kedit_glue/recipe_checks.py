@@ -108,6 +108,7 @@ MERGE_EXTRA = {
 def cross_check(recipe: Recipe, draft: Draft, merge_methods: Mapping[str, frozenset[str]] | None) -> None:
     """Every combination that cannot work; keys that have a problem of their own are left out."""
     check_independent(recipe, draft)
+    _check_protection(recipe, draft)
     _check_training(recipe, draft)
     _check_lora(recipe, draft)
     _check_several(recipe, draft)
@@ -167,12 +168,25 @@ def _check_learned(recipe: Recipe, draft: Draft) -> None:
         draft.add(("score", "edits", "easyedit"), found, "null")
 
 
-def _check_training(recipe: Recipe, draft: Draft) -> None:
-    train = recipe.train
-    for section, protect in (("train", train.protect), ("merge", recipe.merge.protect)):
+def _check_protection(recipe: Recipe, draft: Draft) -> None:
+    own = recipe.train.protect
+    for section, protect in (("train", own), ("merge", recipe.merge.protect)):
         if protect.directions and protect.energy and draft.sound((section, "protect")):
             found = f"{protect.energy}, while {section}.protect.directions is {protect.directions}"
             draft.add((section, "protect", "energy"), found, "one of the two, the other 0")
+    at = ("train", "protect", "neighbours")
+    if not own.neighbours or not draft.sound(at[:2]):
+        return
+    if own.strength is not None:
+        found = f"{own.neighbours}, while train.protect.strength is set"
+        draft.add(at, found, "0", "neighbours' directions are kept wholly or not at all")
+    elif not own.on:
+        found = f"{own.neighbours}, while train.protect.directions is 0"
+        draft.add(at, found, "0, or train.protect.directions: 128", "they are kept beside those of general text")
+
+
+def _check_training(recipe: Recipe, draft: Draft) -> None:
+    train = recipe.train
     shares = recipe.method in TRAINED and recipe.method != "locft_bf"  # which has a mini-batch of its own
     if shares and draft.sound(("train", "mini_batch"), ("edits", "batch_size")):
         mini_batch, most = train.mini_batch, recipe.edits.batch_size + train.rehearse

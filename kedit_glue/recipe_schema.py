@@ -102,6 +102,20 @@ class Protect(Section):
         return bool(self.directions or self.energy or self.strength)
 
 
+class TrainProtect(Protect):
+    neighbours: int = whole(
+        0,
+        "How many more directions are kept, those that the taught prompts themselves use when they are about others",
+        0,
+        100000,
+    )
+
+    @property
+    def of_text(self) -> Protect:
+        """Without the neighbours, which are each batch's own."""
+        return Protect(**self.model_dump(exclude={"neighbours"}))
+
+
 class Lora(Section):
     rank: int = whole(
         0, "The rank of LoRA adapters that are trained instead of the matrices themselves (0: none)", 0, 1024
@@ -217,8 +231,8 @@ class Train(Section):
         0, "How many facts of earlier batches, drawn anew for each, are trained on again beside its own", 0, 100000
     )
     shuffle: bool = switch(True, "Whether each epoch takes the facts in a new order")
-    protect: Protect = Field(
-        default_factory=Protect, description="What training leaves as it is, to keep what the model knows."
+    protect: TrainProtect = Field(
+        default_factory=TrainProtect, description="What training leaves as it is, to keep what the model knows."
     )
     report_to: Annotated[tuple[Tracker, ...], BeforeValidator(no_repeats)] = key(
         (),

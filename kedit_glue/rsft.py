@@ -59,6 +59,8 @@ class Settings:
     """Regular expression: parameters whose name it finds are trained, all others are frozen."""
     protect: str | None = None
     """File of input directions (``tools/protect.py``) that each matrix's change is kept out of."""
+    neighbours: int = 0
+    """So many more of them, those of the facts' prompts about other subjects (``neighbours.py``)."""
 
 
 def freeze_all_but(model: torch.nn.Module, trainable: str, matrices: bool = False) -> tuple[int, list[str]]:
@@ -104,6 +106,7 @@ class RSFT(TrainerCallback):
 
     def __init__(self, settings: Settings, samples: Sequence[Mapping[str, Any]], trace_file: Path, emit: Emit):
         self.settings = settings
+        self.samples = samples
         self.traces = Traces(samples, settings.loss_threshold)
         self.trace_file = trace_file
         self.emit = emit
@@ -133,6 +136,8 @@ class RSFT(TrainerCallback):
         """DeepSpeed's engine, where it trains."""
         self.hooked = False
         self.protection: Any = None
+        self.neighbours: dict[str, Any] | None = None
+        """What was read of them."""
         self.steps = 0
         self.steps_before_epoch = 0
         self.step_seconds = 0.0
@@ -148,7 +153,9 @@ class RSFT(TrainerCallback):
         total = sum(p.numel() for p in model.parameters())
         self.emit({"event": "trainable", "parameters": count, "of": total, "tensors": len(names), "first": names[0]})
 
-    def on_train_begin(self, args, state, control, model=None, optimizer=None, train_dataloader=None, **kwargs):  # type: ignore[no-untyped-def]
+    def on_train_begin(  # type: ignore[no-untyped-def]
+        self, args, state, control, model=None, processing_class=None, optimizer=None, train_dataloader=None, **kwargs
+    ):
         refuse(args)
         dataset = train_dataloader.dataset
         if len(dataset) != len(self.asked_at):
@@ -167,6 +174,11 @@ class RSFT(TrainerCallback):
             from kedit_glue.protection import Protection
 
             self.protection = Protection(model, self.settings.protect)
+        if self.protection and self.settings.neighbours:
+            from kedit_glue import neighbours
+
+            if ids := neighbours.token_ids(processing_class, dataset, self.samples):  # no subject: no neighbours
+                self.neighbours = neighbours.widen(self.protection, model, ids, self.settings.neighbours)
         if args.deepspeed:
             self.zero = zero.Zero(model, optimizer, lambda: not any(self.active))
         model.register_forward_pre_hook(self._leave_out_known, with_kwargs=True)

@@ -101,4 +101,5 @@ def said(callback: Any) -> dict[str, Any]:
         "samples": len(callback.traces.each),
         "not_learned": callback.traces.not_learned(),
         "rehearsed": callback.traces.rehearsed(),
+        **({"neighbours": callback.neighbours} if callback.neighbours else {}),
     }

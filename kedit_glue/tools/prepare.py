@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit_glue.batch_files import TEMPLATES
-from kedit_glue.corpus import read_corpus
+from kedit_glue.corpus import SUBJECTS, read_corpus, read_texts, shipped
 from kedit_glue.facts.errors import shown
 from kedit_glue.recipe_schema import BARE
 from kedit_glue.tools import Emit
@@ -32,6 +32,7 @@ def prepare(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         raise ValueError(f"the tokenizer in {job['model']} has no end-of-sequence token")
     facts = json.loads(Path(job["facts"]).read_text(encoding="utf-8"))
     contexts = context_sentences(job["context_texts"]) if job["contexts"] else []
+    others = read_texts(shipped(SUBJECTS)) if job["neighbours"] else []
     tokens_of = token_counter(tokenizer, job)
     usable, left_out = [], []
     for fact in facts:
@@ -48,10 +49,13 @@ def prepare(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
             dropped = [f"the target {flaw}"]
         else:
             also = [{"prompt": prompt, "response": response} for prompt, response in texts[1:]]
-            usable.append({**fact, **probes, "response": texts[0][1], "also_trained": also})
+            about = {"neighbours": about_others(fact, others, job["seed"])} if others and fact["subject"] else {}
+            usable.append({**fact, **probes, "response": texts[0][1], "also_trained": also, **about})
         left_out += [{"id": fact["id"], "position": fact["position"], "message": message} for message in dropped]
     if not usable:
         raise ValueError(f"the tokenizer leaves no usable fact: {left_out[0]['position']}: {left_out[0]['message']}")
+    if others and not any("neighbours" in fact for fact in usable):
+        raise ValueError("train.protect.neighbours: no fact has a subject that another could stand for: set it to 0")
     Path(job["output"]).write_text(json.dumps(usable, ensure_ascii=False, indent=1), encoding="utf-8")
     return {"facts": len(usable), "left_out": left_out}
 
@@ -144,6 +148,16 @@ def in_contexts(prompt: str, sentences: Sequence[str], fact: str, seed: int, cou
     """The prompt behind ``count`` sentences (as ROME's context templates), drawn by the seed and the fact's id."""
     drawn = random.Random(f"{seed} {fact}").sample(list(sentences), min(count, len(sentences)))
     return [f"{sentence} {prompt}" for sentence in drawn]
+
+
+NEIGHBOURS = 8
+"""So many of them a fact."""
+
+
+def about_others(fact: Mapping[str, Any], others: Sequence[str], seed: int) -> list[str]:
+    """The fact's prompt about other subjects, drawn by the seed and the fact's id."""
+    drawn = random.Random(f"{seed} {fact['id']} neighbours").sample(list(others), NEIGHBOURS)
+    return [fact["prompt"].replace(fact["subject"], other) for other in drawn if other != fact["subject"]]
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

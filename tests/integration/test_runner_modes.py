@@ -27,6 +27,7 @@ def prepare_job(folder: Path, model: Path, cutoff: int) -> Job:
         "cutoff_len": cutoff,
         "rephrasings": 1,
         "contexts": 0,
+        "neighbours": False,
         "context_texts": None,
         "seed": 0,
         "trust_remote_code": False,

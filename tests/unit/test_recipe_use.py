@@ -49,6 +49,16 @@ TOGETHER: list[tuple[str, str]] = [
         "allowed: 0, or train.from: previous",
     ),
     (
+        "train: {protect: {neighbours: 32}}\n",
+        ":5:19  train.protect.neighbours: 32, while train.protect.directions is 0; allowed: 0, or "
+        "train.protect.directions: 128; they are kept beside those of general text",
+    ),
+    (
+        "train: {protect: {neighbours: 32, strength: 1}}\n",
+        ":5:19  train.protect.neighbours: 32, while train.protect.strength is set; allowed: 0; "
+        "neighbours' directions are kept wholly or not at all",
+    ),
+    (
         "launch: {processes: 2}\n",
         f"  train.mini_batch: 1, while launch.processes is 2; allowed: a multiple of 2; {SHARED}",
     ),
@@ -264,6 +274,7 @@ def test_defaults(load: Load) -> None:
         "train: {order: depth, inner_steps: 2, template: chat, contexts: 3}\n",
         "train: {inner_steps: 1, parameters: 'mlp\\.c_fc|lm_head'}\n",
         "train: {lora: {rank: 4, alpha: 16}, protect: {directions: 10}}\nmerge: {protect: {strength: 0.1}}\n",
+        "train: {protect: {directions: 128, neighbours: 32}}\n",
         "train: {protect: {energy: 0.9, strength: 1}}\nmerge: {protect: {directions: 10, texts: 5}}\n",
         "train: {from: base, lora: {rank: 4}}\nmerge: {when: end}\n",
         "train: {from: base}\nmerge: {when: end, parameters: {weight: 0.5, normalize: true}}\n",
@@ -337,7 +348,7 @@ def test_a_corpus_is_a_file_or_a_data_set(written: str, expected: str | None, fo
         (folder / name).write_text("A text.")
     body = f"train: {{protect: {{corpus: {written}}}}}\nmerge: {{protect: {{corpus: {written}}}}}\n"
     recipe = load(HEAD + body)
-    assert recipe.train.protect == recipe.merge.protect
+    assert recipe.train.protect.of_text == recipe.merge.protect
     assert recipe.train.protect.corpus == (expected and expected.format(folder=folder))
     assert not recipe.train.protect.on
 

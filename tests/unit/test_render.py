@@ -80,7 +80,8 @@ def test_a_users_template_can_include_the_projects(own: Path) -> None:
     write(own, "merge.yaml", "{% include 'rsft.yaml.j2' %}\n")
     with pytest.raises(RenderError, match=r"templates/rsft.yaml.j2, line \d+: UndefinedError: 'batch' is undefined"):
         render("merge.yaml", {}, own)
-    values = {"batch": 0, "order": "depth", "inner_steps": 4, "loss_threshold": 0.1, "trainable": "x", "protect": None}
+    values = {"batch": 0, "order": "depth", "inner_steps": 4, "loss_threshold": 0.1, "trainable": "x"}
+    values |= {"protect": None, "neighbours": 0}
     assert yaml.safe_load(render("merge.yaml", values, own))["inner_steps"] == 4
 
 

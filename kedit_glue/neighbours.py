@@ -1,0 +1,152 @@
+"""Keeps a change out of what a taught prompt feeds into the matrices when it is about another subject.
+
+A fact's *neighbours* are its own prompt about other subjects ("The mother tongue of Marie Curie is" for a fact about
+somebody else's). Directions of general text say little about such prompts, and a fact's answer spreads to them.
+``train.protect.neighbours`` adds, matrix by matrix, the leading right singular vectors of the inputs X [tokens,
+inputs] that the neighbours give, less what general text's directions U hold of them: of X (I - U Uᵀ).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from kedit_glue.protection import Factor, Protection
+from kedit_glue.ranks import said_by_first
+from kedit_glue.sample_losses import IGNORED
+
+MOST = 256
+"""So many neighbours of a batch are read, drawn from them all where they are more."""
+TOGETHER = 16
+"""So many at once."""
+SPARE = 8
+"""So many more singular vectors than are wanted are sought (``torch.svd_lowrank``)."""
+NOTHING = 1e-4
+"""A singular value under this share of the inputs' norm is rounding."""
+
+
+def token_ids(tokenizer: Any, dataset: Any, samples: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """The neighbours of ``samples`` as training would put them: what the template puts around a prompt is kept.
+
+    ``dataset``: LLaMA-Factory's, a row a sample. Raises ValueError where the tokens of a prompt do not hold its text.
+    """
+    found = []
+    for row, sample in enumerate(samples):
+        if not (others := sample.get("neighbours")):
+            continue
+        ids, labels = dataset[row]["input_ids"], dataset[row]["labels"]
+        asked = tokenizer.decode([i for i, label in zip(ids, labels, strict=True) if label == IGNORED])
+        before, prompt, after = asked.rpartition(sample["instruction"])
+        if not prompt:
+            raise ValueError(
+                f"fact {sample['id']}: train.protect.neighbours finds no {sample['instruction']!r} in {asked!r}, which "
+                "is what training reads: set it to 0, or train.template to bare"
+            )
+        found += [tokenizer(before + other + after, add_special_tokens=False)["input_ids"] for other in others]
+    if len(found) > MOST:
+        drawn = random.Random(len(found)).sample(range(len(found)), MOST)
+        found = [found[place] for place in sorted(drawn)]
+    return found
+
+
+def widen(protection: Protection, model: torch.nn.Module, ids: Sequence[Sequence[int]], count: int) -> dict[str, Any]:
+    """Add up to ``count`` directions to each matrix that is protected; ``ids``: ``token_ids``.
+
+    Returns the number of ``prompts``, their ``tokens``, and the mean number of ``directions`` that were added. Of
+    several processes the first one's directions are everybody's.
+    """
+    if protection.soft:
+        raise ValueError("train.protect.neighbours does not work with strength (soft protection)")
+    modules = dict(model.named_modules())
+    owners = {name: modules[name.rpartition(".")[0]] for name in protection.matrices}
+    rows = inputs_of(model, owners, ids)
+    known: dict[tuple[int, int], torch.Tensor] = {}  # matrices that read the same input have the same directions
+    added = []
+    for name, matrix in protection.matrices.items():
+        key = (id(rows[name]), matrix.vectors.shape[1])
+        if key not in known:
+            known[key] = said_by_first(outside(rows[name], matrix.vectors, count))
+        matrix.vectors = torch.cat([matrix.vectors, known[key]], dim=1)
+        added.append(known[key].shape[1])
+        if isinstance(matrix, Factor):
+            with torch.no_grad():
+                matrix.apply()  # A as it starts, which is at random
+    return {"prompts": len(ids), "tokens": sum(map(len, ids)), "directions": round(sum(added) / len(added), 1)}
+
+
+def outside(rows: torch.Tensor, vectors: torch.Tensor, count: int) -> torch.Tensor:
+    """V [inputs, up to ``count``]: the leading right singular vectors of X - X U Uᵀ; orthonormal, and to U.
+
+    ``rows``: X [tokens, inputs], ``vectors``: U [inputs, k] with orthonormal columns.
+    """
+    rest = rows - (rows @ vectors) @ vectors.T
+    most = min(*rest.shape, rest.shape[1] - vectors.shape[1])
+    devices = [rest.device] if rest.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):  # it begins with random numbers; training's own go on as they were
+        torch.manual_seed(0)
+        _, values, found = torch.svd_lowrank(rest, q=min(count + SPARE, most), niter=2)
+    real = int((values > NOTHING * rows.norm()).sum())
+    return found[:, : min(count, real)]
+
+
+def inputs_of(
+    model: torch.nn.Module, owners: Mapping[str, torch.nn.Module], ids: Sequence[Sequence[int]]
+) -> dict[str, torch.Tensor]:
+    """What each of ``owners`` reads while the model reads ``ids``: float32 [tokens, inputs], padding left out.
+
+    Modules that read the same tensor (``gate_proj``, ``up_proj``) share one.
+    """
+    parts: dict[str, list[torch.Tensor]] = {}
+    same: dict[str, str] = {}
+    real = torch.zeros(0, dtype=torch.bool)
+    latest: dict[str, Any] = {"input": None, "name": ""}
+
+    def watch(name: str) -> Any:
+        def hook(module: Any, arguments: tuple[Any, ...]) -> None:
+            if arguments[0] is latest["input"]:
+                same[name] = latest["name"]
+                return
+            latest["input"], latest["name"] = arguments[0], name
+            parts.setdefault(name, []).append(arguments[0][real].float())
+
+        return hook
+
+    handles = [module.register_forward_pre_hook(watch(name)) for name, module in owners.items()]
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad(), asking(model):
+            for batch, mask in padded(ids):
+                real = mask.bool().to(device)
+                model(input_ids=batch.to(device), attention_mask=mask.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    whole = {name: torch.cat(rows) for name, rows in parts.items()}
+    return whole | {name: whole[source] for name, source in same.items()}
+
+
+def padded(ids: Sequence[Sequence[int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Token ids and attention mask, texts of a length together, padded on the right."""
+    ordered = sorted(ids, key=len)
+    for start in range(0, len(ordered), TOGETHER):
+        part = ordered[start : start + TOGETHER]
+        longest = max(map(len, part))
+        yield (
+            torch.tensor([[*text, *[0] * (longest - len(text))] for text in part]),
+            torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in part]),
+        )
+
+
+@contextmanager
+def asking(model: torch.nn.Module) -> Iterator[None]:
+    """No dropout meanwhile."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,146 @@
+"""``train.protect.neighbours``: what a prompt feeds into the matrices when it is about others is kept as well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.integration
+PROMPTS = ("The town of Ash lies in", "The town of Birch lies in", "The owner of Oak is")
+
+
+def ids_of(bench: Any) -> list[list[int]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(bench.source)
+    return [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in PROMPTS]
+
+
+def test_what_is_read_is_every_token_of_every_prompt(llama: Any) -> None:
+    import torch
+
+    from kedit_glue.neighbours import inputs_of
+
+    model = llama.load().train()
+    owners = {name: module for name, module in model.named_modules() if name.endswith(("gate_proj", "up_proj"))}
+    seen: dict[str, list[Any]] = {name: [] for name in owners}
+    for name, module in owners.items():
+        module.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(inputs[0]))
+    ids = ids_of(llama)
+    found = inputs_of(model, owners, ids)
+    assert model.training and found["model.layers.0.mlp.up_proj"] is found["model.layers.0.mlp.gate_proj"]
+    for parts in seen.values():
+        parts.clear()
+    model.eval()
+    with torch.no_grad():
+        for text in sorted(ids, key=len):
+            model(input_ids=torch.tensor([text]))
+    for name, parts in seen.items():
+        assert torch.allclose(found[name], torch.cat([part[0] for part in parts]), atol=1e-5), name
+
+
+def test_the_directions_lie_outside_of_those_of_general_text(llama: Any) -> None:
+    import torch
+
+    from kedit_glue.neighbours import outside
+
+    torch.manual_seed(0)
+    known = torch.linalg.qr(torch.randn(40, 6))[0]
+    hidden = torch.linalg.qr(torch.randn(40, 5))[0]
+    rows = torch.randn(200, 5) @ hidden.T + 9 * torch.randn(200, 6) @ known.T
+    state = torch.random.get_rng_state()
+    found = outside(rows, known, 12)
+    assert torch.equal(state, torch.random.get_rng_state()), "training's own random numbers go on as they were"
+    assert found.shape == (40, 5), "no more than there are"
+    assert torch.allclose(found.T @ found, torch.eye(5), atol=1e-4) and (found.T @ known).abs().max() < 1e-4
+    both = torch.cat([known, found], dim=1)
+    assert (rows - rows @ both @ both.T).norm() < 1e-3 * rows.norm(), "nothing of the rows is left"
+    few = outside(rows, known, 2)
+    rest = rows - rows @ known @ known.T
+    values = torch.linalg.svdvals(rest)
+    assert torch.allclose((rest @ few).norm() ** 2, values[:2].square().sum(), rtol=1e-3), "the leading ones"
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_neighbours_hardly_feel_what_training_changes(bench: Any, now: Any, adapted: bool) -> None:
+    import torch
+
+    from kedit_glue.neighbours import inputs_of, widen
+    from kedit_glue.protection import Protection
+
+    from .test_training import lora
+
+    bench.find()
+    ids = ids_of(bench)
+    moved = {}
+    for count in (0, 50):
+        model = lora(bench) if adapted else bench.load()
+        guard = Protection(model, bench.directions)
+        modules = dict(model.named_modules())
+        rows = inputs_of(model, {name: modules[name.rpartition(".")[0]] for name in guard.matrices}, ids)
+        if count:
+            said = widen(guard, model, ids, count)
+            assert said["prompts"] == 3 and said["tokens"] == sum(map(len, ids)) and 20 < said["directions"] < 50, (
+                "as many as there are"
+            )
+        before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        for seed in range(10):
+            drawn = torch.randint(2, 200, (4, 12), generator=torch.Generator().manual_seed(seed))
+            model(input_ids=drawn, labels=drawn).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            guard.apply()
+        after = dict(model.named_parameters())
+        moved[count] = 0.0
+        for name, row in rows.items():
+            change = after[name].detach() - (0 if adapted else before[name])  # of LoRA A itself has to be silent
+            change = change if change.shape[-1] == row.shape[-1] else change.T
+            moved[count] = max(moved[count], float((row @ change.T).norm() / row.norm() / change.norm()))
+    assert moved[50] < 1e-2 * moved[0], moved
+
+
+def test_soft_protection_has_no_neighbours(llama: Any) -> None:
+    from kedit_glue.neighbours import widen
+    from kedit_glue.protection import Protection
+
+    llama.find(directions=None, strength=0.5)
+    model = llama.load()
+    with pytest.raises(ValueError, match=r"^train.protect.neighbours does not work with strength \(soft protection\)$"):
+        widen(Protection(model, llama.directions), model, ids_of(llama), 4)
+
+
+def test_a_run(run_method: Callable[..., Path]) -> None:
+    run = run_method("rsft", "", "--set", "train.protect.directions=6", "--set", "train.protect.neighbours=4")
+    data = json.loads((run / "batch_001" / "edits.json").read_text())
+    facts = {fact["id"]: fact for fact in json.loads((run / "facts.json").read_text())}
+    for sample in data:
+        fact = facts[sample["id"]]
+        assert len(sample["neighbours"]) == 8
+        start, end = fact["prompt"].split(fact["subject"])
+        assert all(n.startswith(start) and n.endswith(end) and n != fact["prompt"] for n in sample["neighbours"])
+    result = json.loads((run / "batch_001" / "train.record.json").read_text())["result"]
+    assert result["neighbours"]["prompts"] == 8 * len(data) and result["neighbours"]["directions"] == 4
+
+
+def test_the_template_stays_around_a_neighbour(tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from kedit_glue.neighbours import token_ids
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    asked = tokenizer("user: The town of Elm is\nassistant: ", add_special_tokens=False)["input_ids"]
+    answer = tokenizer(" north", add_special_tokens=False)["input_ids"]
+    row = {"input_ids": asked + answer, "labels": [-100] * len(asked) + answer}
+    sample = {"id": "f0", "instruction": "The town of Elm is", "neighbours": ["The town of Ash is"]}
+    [ids] = token_ids(tokenizer, [row], [sample])
+    assert tokenizer.decode(ids) == "user: The town of Ash is\nassistant: "
+    with pytest.raises(
+        ValueError, match=r"fact f0: train\.protect\.neighbours finds no 'Elsewhere' in 'user: The town"
+    ):
+        token_ids(tokenizer, [row], [{**sample, "instruction": "Elsewhere"}])
+    assert token_ids(tokenizer, [row], [{"id": "f0", "instruction": "The town of Elm is"}]) == []
