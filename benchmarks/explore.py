@@ -59,6 +59,36 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "k 128, swapped, names, beside texts": {"k": 128, "keys": "names beside"},
     "k 128, swapped, names, beside short facts": {"k": 128, "keys": "names short"},
     **{f"k 128 and {n} of swapped, names": {"k": 128, "more": n} for n in (16, 32, 64, 128)},
+    "layers 4-8, lr 3e-4, k 128 and 32": {"layers": range(4, 9), "lr": 3e-4, "k": 128, "more": 32},
+    "layers 4-8, lr 1e-3, k 128 and 32": {"layers": range(4, 9), "lr": 1e-3, "k": 128, "more": 32},
+    "layers 4-8, lr 3e-4, k 128 and 128": {"layers": range(4, 9), "lr": 3e-4, "k": 128, "more": 128},
+    "layers 4-8, down_proj, lr 1e-3, k 128 and 32": {
+        "layers": range(4, 9),
+        "modules": ["down_proj"],
+        "lr": 1e-3,
+        "k": 128,
+        "more": 32,
+    },
+    "layers 4-8, lr 3e-4, k 128 and 32, 2 contexts": {
+        "layers": range(4, 9),
+        "lr": 3e-4,
+        "k": 128,
+        "more": 32,
+        "contexts": 2,
+    },
+    "layers 0-9, k 128 and 32": {"layers": range(10), "k": 128, "more": 32},
+    "subject, layers 4-8, lr 3e-4": {"layers": range(4, 9), "lr": 3e-4, "at": "subject"},
+    "subject, layers 4-8, lr 3e-4, k 128": {"layers": range(4, 9), "lr": 3e-4, "k": 128, "at": "subject"},
+    "subject, layers 4-8, lr 3e-4, k 128, 3 contexts": {
+        "layers": range(4, 9),
+        "lr": 3e-4,
+        "k": 128,
+        "at": "subject",
+        "contexts": 3,
+    },
+    "subject, layers 0-14, lr 2e-4, k 128": {"layers": range(15), "lr": 2e-4, "k": 128, "at": "subject"},
+    "subject's last, layers 4-8, lr 3e-4, k 128": {"layers": range(4, 9), "lr": 3e-4, "k": 128, "at": "last"},
+    "subject, all layers, k 128": {"k": 128, "at": "subject"},
     "layers 4-8, lr 3e-4, k 128, short facts": {"layers": range(4, 9), "lr": 3e-4, "k": 128, "keys": "short"},
     "layers 0-9, k 128, short facts": {"layers": range(10), "k": 128, "keys": "short"},
     "energy 0.9": {"energy": 0.9},
@@ -80,6 +110,7 @@ class Bench:
         self.texts = corpus.read_texts(Path("recipes/data/general_text.jsonl"))[:40]
         self.before, self.perplexity = self.ask(), self.word_loss()
         self.moments: dict[Any, dict[str, Any]] = {}
+        self.free: torch.Tensor | None = None
 
     def ask(self) -> dict[str, Any]:
         asked = [question for fact in self.facts for question in questions.about(fact, METRICS)]
@@ -149,16 +180,34 @@ class Bench:
                     made[key] = beyond(made[key], of_names[name], s["more"])
         return {name: made[id(held[name])] for name in trained}
 
-    def sample(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
-        head = self.tokenizer.encode(prompt, add_special_tokens=False)
+    def sample(self, prompt: str, target: str, subject: str, at: str | None) -> tuple[list[int], list[int], list[bool]]:
+        """Token ids, labels, and the tokens at which the weights may be changed: all, the subject's or its last."""
+        asked = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        head, start = asked["input_ids"], prompt.rfind(subject or "?")
         answer = [*self.tokenizer.encode(" " + target, add_special_tokens=False), self.tokenizer.eos_token_id]
-        return head + answer, [-100] * len(head) + answer
+        end = start + len(subject or "")
+        inside = [a < end and b > start and start >= 0 for a, b in asked["offset_mapping"]]
+        if at == "last":
+            inside = [i == max((n for n, x in enumerate(inside) if x), default=-1) for i in range(len(inside))]
+        free = [True] * (len(head) + len(answer)) if at is None else inside + [False] * len(answer)
+        return head + answer, [-100] * len(head) + answer, free
+
+    def only_there(self, trained: dict[str, Any]) -> list[Any]:
+        """Elsewhere than in ``self.free`` the trained matrices are used as they are, and learn nothing."""
+
+        def hook(module: Any, inputs: Any, output: Any) -> Any:
+            if self.free is None:
+                return output
+            return torch.where(self.free, output, torch.nn.functional.linear(inputs[0], module.weight.detach()))
+
+        owners = dict(self.model.named_modules())
+        return [owners[name.rpartition(".")[0]].register_forward_hook(hook) for name in trained]
 
     def run(self, name: str, seed: int) -> list[dict[str, Any]]:
         s = {**BASE, **SETTINGS[name]}
         random.seed(seed)
         torch.manual_seed(seed)
-        pattern = re.compile(modules.trainable_pattern(["mlp"], s["layers"] and list(s["layers"])))
+        pattern = re.compile(modules.trainable_pattern(s.get("modules", ["mlp"]), s["layers"] and list(s["layers"])))
         trained = {n: p for n, p in self.model.named_parameters() if pattern.search(n)}
         with torch.no_grad():
             for n, p in self.model.named_parameters():
@@ -168,10 +217,11 @@ class Bench:
         vectors = self.directions(trained, s) if protected else {}
         sentences = context_sentences(None) if s.get("contexts") else []
         data = [
-            self.sample(prompt, f["target_new"])
+            self.sample(prompt, f["target_new"], f["subject"], s.get("at"))
             for f in self.facts
             for prompt in [f["prompt"], *in_contexts(f["prompt"], sentences, f["id"], seed, s.get("contexts", 0))]
         ]
+        hooks = self.only_there(trained) if s.get("at") else []
         optimizer = torch.optim.AdamW(trained.values(), lr=s["lr"], weight_decay=0.0)
         started, steps = time.monotonic(), 0
         for _ in range(s["epochs"]):
@@ -182,6 +232,8 @@ class Bench:
             if steps == before:
                 break
         seconds = time.monotonic() - started
+        for handle in hooks:
+            handle.remove()
         tuned = {n: p.detach().clone() for n, p in trained.items()}
         old = {f["id"]: f for f in self.before["facts"]}
         found = []
@@ -205,11 +257,13 @@ class Bench:
         return found
 
     def step(self, rows: Any, trained: Any, vectors: Any, optimizer: Any, s: dict[str, Any]) -> int:
-        longest = max(len(ids) for ids, _ in rows)
-        ids = torch.tensor([i + [0] * (longest - len(i)) for i, _ in rows])
-        mask = torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i, _ in rows])
-        labels = torch.tensor([t + [-100] * (longest - len(t)) for _, t in rows])
+        longest = max(len(ids) for ids, _, _ in rows)
+        ids = torch.tensor([i + [0] * (longest - len(i)) for i, _, _ in rows])
+        mask = torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i, _, _ in rows])
+        labels = torch.tensor([t + [-100] * (longest - len(t)) for _, t, _ in rows])
+        self.free = torch.tensor([f + [False] * (longest - len(f)) for _, _, f in rows])[..., None]
         losses = sample_losses(self.model(input_ids=ids, attention_mask=mask).logits, labels)
+        self.free = None
         active = losses.detach() >= s["threshold"]
         if not active.any():
             return 0

@@ -69,7 +69,8 @@ def widen(protection: Protection, model: torch.nn.Module, ids: Sequence[Sequence
     for name, matrix in protection.matrices.items():
         key = (id(rows[name]), matrix.vectors.shape[1])
         if key not in known:
-            known[key] = said_by_first(outside(rows[name], matrix.vectors, count))
+            found = said_by_first(outside(rows[name], matrix.vectors, count).cpu())
+            known[key] = found.to(matrix.vectors.device)
         matrix.vectors = torch.cat([matrix.vectors, known[key]], dim=1)
         added.append(known[key].shape[1])
         if isinstance(matrix, Factor):

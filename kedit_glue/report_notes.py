@@ -14,6 +14,7 @@ def notes(document: Mapping[str, Any]) -> list[str]:
         mode_note(document),
         method_note(document),
         rehearsal_note(document),
+        neighbours_note(document),
         search_note(document),
         protocol_note(document),
     )
@@ -29,6 +30,17 @@ def rehearsal_note(document: Mapping[str, Any]) -> str:
     return (
         f"facts of earlier batches were shown to training again (train.rehearse) {shown} times; {taught} times one was "
         "forgotten, and taught again"
+    )
+
+
+def neighbours_note(document: Mapping[str, Any]) -> str:
+    """How many prompts about other subjects training protected; empty where there were none."""
+    counts = [training.get("neighbours") or {} for batch in document["batches"] if (training := batch.get("training"))]
+    if not (prompts := sum(count.get("prompts", 0) for count in counts)):
+        return ""
+    return (
+        "training kept what the facts' prompts feed in when they are about other subjects (train.protect.neighbours), "
+        f"{prompts} prompts in all"
     )
 
 

@@ -220,6 +220,11 @@ class Training(FromTool):
         description="earlier facts: how many were shown again (shown), how many of them were forgotten and took part "
         "in a step (taught); absent where that was not counted",
     )
+    neighbours: dict[str, float] | None = Field(
+        default=None,
+        description="the facts' prompts about other subjects (train.protect.neighbours): how many were read (prompts), "
+        "their tokens, and how many directions a matrix they added (directions, a mean); absent without them",
+    )
 
 
 class Batch(Part):

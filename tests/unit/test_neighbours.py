@@ -7,10 +7,11 @@ from typing import Any
 
 import yaml
 
-from kedit_glue import corpus
+from kedit_glue import corpus, report, result
 from kedit_glue.batch_files import samples
 from kedit_glue.plan import make_plan
 from kedit_glue.render import render
+from kedit_glue.report_notes import neighbours_note
 from kedit_glue.tools.prepare import NEIGHBOURS, about_others
 
 FACT = {"id": "f7", "prompt": "The owner of Oak, says Oak, is", "subject": "Oak"}
@@ -58,3 +59,16 @@ def test_the_files_of_a_run(recipe_of: Any, facts_of: Any, place_of: Any) -> Non
     assert [stage.job.arguments for stage in plan.stages if stage.job.function == "protect"] == [
         stage.job.arguments for stage in other.stages if stage.job.function == "protect"
     ], "the directions of general text are the same"
+
+
+def test_a_reader_is_told(scored: Callable[..., dict[str, Any]]) -> None:
+    document = scored()
+    assert neighbours_note(document) == ""
+    for batch in document["batches"]:
+        batch["training"]["neighbours"] = {"prompts": 80, "tokens": 900, "directions": 32.0}
+    said = (
+        "training kept what the facts' prompts feed in when they are about other subjects (train.protect.neighbours), "
+        f"{80 * len(document['batches'])} prompts in all"
+    )
+    assert neighbours_note(document) == said and said in report.markdown(document)
+    result.check(document)

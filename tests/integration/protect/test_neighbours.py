@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,3 +146,30 @@ def test_the_template_stays_around_a_neighbour(tiny_model: Path) -> None:
     ):
         token_ids(tokenizer, [row], [{**sample, "instruction": "Elsewhere"}])
     assert token_ids(tokenizer, [row], [{"id": "f0", "instruction": "The town of Elm is"}]) == []
+
+
+RANK = """
+import sys
+import torch
+from kedit_glue.ranks import said_by_first
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+torch.save(said_by_first(torch.full((2, 3), float(rank + 1))), f"{folder}/said{rank}")
+"""
+
+
+def test_of_several_processes_the_first_one_decides(tmp_path: Path) -> None:
+    import torch
+
+    run = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in (0, 1)]
+    assert [process.wait(timeout=120) for process in run] == [0, 0]
+    assert all(torch.equal(torch.load(tmp_path / f"said{rank}"), torch.ones(2, 3)) for rank in (0, 1))
+
+
+def test_each_batch_alone(run_method: Callable[..., Path]) -> None:
+    words = ("edits.mode=independent", "edits.batch_size=1", "train.mini_batch=1", "train.protect.directions=6")
+    more = ("score.general.when=never", "keep=deltas", "train.protect.neighbours=4")
+    run = run_method("rsft", "", *(w for s in (*words, *more) for w in ("--set", s)))
+    scores = json.loads((run / "scores.json").read_text())
+    assert [batch["training"]["neighbours"]["prompts"] for batch in scores["batches"]] == [8] * len(scores["facts"])
