@@ -43,7 +43,10 @@ def samples(batch: Sequence[Fact], again: Sequence[Fact] = ()) -> list[dict[str,
         for sample in (fact, *fact.get("also_trained", ()))
     ]
     there = {sample["instruction"] for sample in own}
-    earlier = {s["instruction"]: {**s, "rehearsed": True} for s in (samples(again) if again else [])}
+    earlier: dict[str, dict[str, Any]] = {}
+    for sample in samples(again) if again else []:
+        earlier.pop(sample["instruction"], None)  # the later fact's, and in its place
+        earlier[sample["instruction"]] = {**sample, "rehearsed": True}
     shown = own + [sample for text, sample in earlier.items() if text not in there]
     taught = there | earlier.keys()
     return [

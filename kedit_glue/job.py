@@ -31,6 +31,7 @@ from kedit_glue import (
 )
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.card import model_card
+from kedit_glue.corpus import SUBJECTS, shipped
 from kedit_glue.execute import again_from, execute, export, output_missing, show_plan
 from kedit_glue.facts.loading import has_brace
 from kedit_glue.keeping import Keeper
@@ -254,6 +255,7 @@ def prepare(
         "facts": digest(setup / "loaded.json"),
         "model": records.fingerprint(Path(model)),
         "versions": environment.versions(),
+        "subjects": digest(shipped(SUBJECTS)) if recipe.train.protect.neighbours else None,
         "texts": digest(Path(texts)) if (texts := recipe.train.protect.corpus) and Path(texts).is_file() else None,
     }
     record = setup / "prepare.record.json"

@@ -18,6 +18,7 @@ import torch
 from kedit_glue.protection import Factor, Protection
 from kedit_glue.ranks import said_by_first
 from kedit_glue.sample_losses import IGNORED
+from kedit_glue.tools import Emit
 
 MOST = 256
 """So many neighbours of a batch are read, drawn from them all where they are more."""
@@ -29,28 +30,54 @@ NOTHING = 1e-4
 """A singular value under this share of the inputs' norm is rounding."""
 
 
-def token_ids(tokenizer: Any, dataset: Any, samples: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """The neighbours of ``samples`` as training would put them: what the template puts around a prompt is kept.
+def keep(
+    protection: Protection | None,
+    model: torch.nn.Module,
+    tokenizer: Any,
+    dataset: Any,
+    samples: Sequence[Mapping[str, Any]],
+    count: int,
+    emit: Emit,
+) -> dict[str, Any] | None:
+    """Add up to ``count`` directions to each protected matrix: those of the neighbours of ``samples``.
 
-    ``dataset``: LLaMA-Factory's, a row a sample. Raises ValueError where the tokens of a prompt do not hold its text.
+    ``dataset``: LLaMA-Factory's, a row a sample. Returns what ``widen`` says, None where no sample has neighbours;
+    facts without are counted aloud. Raises ValueError where nothing is protected, where softly, and where nothing
+    could change any more.
     """
-    found = []
+    if protection is None:
+        raise ValueError("rsft.yaml has neighbours and no protect: they add to directions of general text")
+    ids, facts = token_ids(tokenizer, dataset, samples)
+    if without := len({sample["id"] for sample in samples} - facts):
+        text = (
+            f"train.protect.neighbours: {without} of the facts shown have none (no subject, or another text in tokens)"
+        )
+        emit({"event": "say", "text": text})
+    return widen(protection, model, ids, count) if ids else None
+
+
+def token_ids(tokenizer: Any, dataset: Any, samples: Sequence[Mapping[str, Any]]) -> tuple[list[list[int]], set[str]]:
+    """The neighbours of ``samples`` as training would put them, and the ids of the facts that have some.
+
+    What the template puts around a prompt is kept. Left out are facts whose text is not what their tokens say (a
+    tokenizer that normalizes it).
+    """
+    found, facts = [], set()
     for row, sample in enumerate(samples):
         if not (others := sample.get("neighbours")):
             continue
         ids, labels = dataset[row]["input_ids"], dataset[row]["labels"]
-        asked = tokenizer.decode([i for i, label in zip(ids, labels, strict=True) if label == IGNORED])
+        said = [i for i, label in zip(ids, labels, strict=True) if label == IGNORED]
+        asked = tokenizer.decode(said, clean_up_tokenization_spaces=False)
         before, prompt, after = asked.rpartition(sample["instruction"])
         if not prompt:
-            raise ValueError(
-                f"fact {sample['id']}: train.protect.neighbours finds no {sample['instruction']!r} in {asked!r}, which "
-                "is what training reads: set it to 0, or train.template to bare"
-            )
+            continue
+        facts.add(sample["id"])
         found += [tokenizer(before + other + after, add_special_tokens=False)["input_ids"] for other in others]
     if len(found) > MOST:
         drawn = random.Random(len(found)).sample(range(len(found)), MOST)
         found = [found[place] for place in sorted(drawn)]
-    return found
+    return found, facts
 
 
 def widen(protection: Protection, model: torch.nn.Module, ids: Sequence[Sequence[int]], count: int) -> dict[str, Any]:
@@ -62,16 +89,21 @@ def widen(protection: Protection, model: torch.nn.Module, ids: Sequence[Sequence
     if protection.soft:
         raise ValueError("train.protect.neighbours does not work with strength (soft protection)")
     modules = dict(model.named_modules())
-    owners = {name: modules[name.rpartition(".")[0]] for name in protection.matrices}
-    rows = inputs_of(model, owners, ids)
+    rows = inputs_of(model, {name: modules[name.rpartition(".")[0]] for name in protection.matrices}, ids)
     known: dict[tuple[int, int], torch.Tensor] = {}  # matrices that read the same input have the same directions
     added = []
     for name, matrix in protection.matrices.items():
-        key = (id(rows[name]), matrix.vectors.shape[1])
+        own, (inputs, kept) = matrix.vectors, matrix.vectors.shape
+        key = (id(rows[name]), kept)
         if key not in known:
-            found = said_by_first(outside(rows[name], matrix.vectors, count).cpu())
-            known[key] = found.to(matrix.vectors.device)
-        matrix.vectors = torch.cat([matrix.vectors, known[key]], dim=1)
+            read = rows[name].to(own.device).float()
+            known[key] = said_by_first(outside(read, own, count).cpu()).to(own.device)
+        if kept + known[key].shape[1] == inputs:
+            raise ValueError(
+                f"train.protect.neighbours is {count}, and with {kept} directions of general text all {inputs} inputs "
+                f"of {name} would be kept: nothing could change; lower it"
+            )
+        matrix.vectors = torch.cat([own, known[key]], dim=1)
         added.append(known[key].shape[1])
         if isinstance(matrix, Factor):
             with torch.no_grad():
@@ -97,9 +129,10 @@ def outside(rows: torch.Tensor, vectors: torch.Tensor, count: int) -> torch.Tens
 def inputs_of(
     model: torch.nn.Module, owners: Mapping[str, torch.nn.Module], ids: Sequence[Sequence[int]]
 ) -> dict[str, torch.Tensor]:
-    """What each of ``owners`` reads while the model reads ``ids``: float32 [tokens, inputs], padding left out.
+    """What each of ``owners`` reads while the model reads ``ids``: [tokens, inputs], padding left out.
 
-    Modules that read the same tensor (``gate_proj``, ``up_proj``) share one.
+    In the model's number format and in main memory, as it is of all layers at once. Modules that read the same tensor
+    (``gate_proj``, ``up_proj``) share one.
     """
     parts: dict[str, list[torch.Tensor]] = {}
     same: dict[str, str] = {}
@@ -112,7 +145,7 @@ def inputs_of(
                 same[name] = latest["name"]
                 return
             latest["input"], latest["name"] = arguments[0], name
-            parts.setdefault(name, []).append(arguments[0][real].float())
+            parts.setdefault(name, []).append(arguments[0][real].cpu())
 
         return hook
 
@@ -126,7 +159,7 @@ def inputs_of(
     finally:
         for handle in handles:
             handle.remove()
-    whole = {name: torch.cat(rows) for name, rows in parts.items()}
+    whole = {name: torch.cat(parts.pop(name)) for name in list(parts)}
     return whole | {name: whole[source] for name, source in same.items()}
 
 

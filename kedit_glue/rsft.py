@@ -174,11 +174,10 @@ class RSFT(TrainerCallback):
             from kedit_glue.protection import Protection
 
             self.protection = Protection(model, self.settings.protect)
-        if self.protection and self.settings.neighbours:
-            from kedit_glue import neighbours
+        if count := self.settings.neighbours:
+            from kedit_glue.neighbours import keep
 
-            if ids := neighbours.token_ids(processing_class, dataset, self.samples):  # no subject: no neighbours
-                self.neighbours = neighbours.widen(self.protection, model, ids, self.settings.neighbours)
+            self.neighbours = keep(self.protection, model, processing_class, dataset, self.samples, count, self.emit)
         if args.deepspeed:
             self.zero = zero.Zero(model, optimizer, lambda: not any(self.active))
         model.register_forward_pre_hook(self._leave_out_known, with_kwargs=True)

@@ -99,6 +99,13 @@ def test_what_is_said_of_a_trained_batch(plan_of: PlanOf) -> None:
     assert outcome(stage, some) == ", 2 of 2 facts learned in 9 steps, 4 of 20 earlier ones taught again"
 
 
+def test_of_two_earlier_facts_with_one_text_the_later_stands_in_its_place(facts_of: FactsOf) -> None:
+    first, second, third, new = facts_of(4)
+    first["also_trained"] = [{"prompt": third["prompt"], "response": " x"}]
+    shown = samples([new], [first, second, third])
+    assert ids(shown) == ["f3", "f0", "f1", "f2"]
+
+
 def test_a_mini_batch_may_hold_them(recipe_of: Callable[..., Recipe]) -> None:
     assert recipe_of("train: {rehearse: 6, mini_batch: 8}").train.mini_batch == 8
 

@@ -129,23 +129,66 @@ def test_a_run(run_method: Callable[..., Path]) -> None:
     assert result["neighbours"]["prompts"] == 8 * len(data) and result["neighbours"]["directions"] == 4
 
 
+def row_of(tokenizer: Any, asked: str, answer: str = " north") -> dict[str, list[int]]:
+    """As LLaMA-Factory hands it to the trainer."""
+    ids, target = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (asked, answer))
+    return {"input_ids": ids + target, "labels": [-100] * len(ids) + target}
+
+
 def test_the_template_stays_around_a_neighbour(tiny_model: Path) -> None:
     from transformers import AutoTokenizer
 
     from kedit_glue.neighbours import token_ids
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    asked = tokenizer("user: The town of Elm is\nassistant: ", add_special_tokens=False)["input_ids"]
-    answer = tokenizer(" north", add_special_tokens=False)["input_ids"]
-    row = {"input_ids": asked + answer, "labels": [-100] * len(asked) + answer}
-    sample = {"id": "f0", "instruction": "The town of Elm is", "neighbours": ["The town of Ash is"]}
-    [ids] = token_ids(tokenizer, [row], [sample])
-    assert tokenizer.decode(ids) == "user: The town of Ash is\nassistant: "
-    with pytest.raises(
-        ValueError, match=r"fact f0: train\.protect\.neighbours finds no 'Elsewhere' in 'user: The town"
-    ):
-        token_ids(tokenizer, [row], [{**sample, "instruction": "Elsewhere"}])
-    assert token_ids(tokenizer, [row], [{"id": "f0", "instruction": "The town of Elm is"}]) == []
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model, clean_up_tokenization_spaces=True)
+    asked = "Who owns 'Elm' , the town ?"  # what decoding with clean-up would close up
+    row = row_of(tokenizer, f"user : {asked}\nassistant : ")
+    sample = {"id": "f0", "instruction": asked, "neighbours": ["Who owns 'Ash' , the town ?"]}
+    [ids], facts = token_ids(tokenizer, [row], [sample])
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == (
+        "user : Who owns 'Ash' , the town ?\nassistant : "
+    )
+    assert facts == {"f0"}
+    assert token_ids(tokenizer, [row], [{**sample, "instruction": "Elsewhere"}]) == ([], set())
+
+
+def test_facts_without_neighbours_are_counted_aloud(llama: Any) -> None:
+    from transformers import AutoTokenizer
+
+    from kedit_glue.neighbours import keep
+    from kedit_glue.protection import Protection
+
+    tokenizer = AutoTokenizer.from_pretrained(llama.source)
+    llama.find()
+    model = llama.load()
+    guard = Protection(model, llama.directions)
+    said: list[dict[str, Any]] = []
+    rows = [row_of(tokenizer, prompt) for prompt in PROMPTS]
+    bare = [{"id": f"f{n}", "instruction": prompt} for n, prompt in enumerate(PROMPTS)]
+    assert keep(guard, model, tokenizer, rows, bare, 4, said.append) is None
+    some = [{**bare[0], "neighbours": [PROMPTS[1]]}, *bare[1:]]
+    assert keep(guard, model, tokenizer, rows, some, 4, said.append) is not None
+    assert [event["text"].partition(" of the facts")[0] for event in said] == [
+        "train.protect.neighbours: 3",
+        "train.protect.neighbours: 2",
+    ]
+    with pytest.raises(ValueError, match="neighbours and no protect"):
+        keep(None, model, tokenizer, rows, some, 4, said.append)
+
+
+def test_something_has_to_be_left_to_change(llama: Any) -> None:
+    import torch
+
+    from kedit_glue.neighbours import widen
+    from kedit_glue.protection import Protection
+
+    llama.find()
+    model = llama.load()
+    guard = Protection(model, llama.directions)
+    drawn = torch.randint(2, 200, (20, 12), generator=torch.Generator().manual_seed(0)).tolist()
+    said = r"neighbours is 999, and with 6 directions of general text all \d+ inputs of model.layers.0.mlp.gate_proj"
+    with pytest.raises(ValueError, match=said):
+        widen(guard, model, drawn, 999)
 
 
 RANK = """
