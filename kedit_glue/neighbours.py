@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from kedit_glue.module_inputs import watch_inputs
 from kedit_glue.protection import Factor, Protection
 from kedit_glue.ranks import said_by_first
 from kedit_glue.sample_losses import IGNORED
@@ -134,45 +135,26 @@ def inputs_of(
     In the model's number format and in main memory, as it is of all layers at once. Modules that read the same tensor
     (``gate_proj``, ``up_proj``) share one.
     """
-    parts: dict[str, list[torch.Tensor]] = {}
-    same: dict[str, str] = {}
-    real = torch.zeros(0, dtype=torch.bool)
-    latest: dict[str, Any] = {"input": None, "name": ""}
-
-    def watch(name: str) -> Any:
-        def hook(module: Any, arguments: tuple[Any, ...]) -> None:
-            if arguments[0] is latest["input"]:
-                same[name] = latest["name"]
-                return
-            latest["input"], latest["name"] = arguments[0], name
-            parts.setdefault(name, []).append(arguments[0][real].cpu())
-
-        return hook
-
-    handles = [module.register_forward_pre_hook(watch(name)) for name, module in owners.items()]
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in owners}
     device = next(model.parameters()).device
-    try:
-        with torch.no_grad(), asking(model):
-            for batch, mask in padded(ids):
-                real = mask.bool().to(device)
-                model(input_ids=batch.to(device), attention_mask=mask.to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    whole = {name: torch.cat(parts.pop(name)) for name in list(parts)}
+    with asking(model):
+        same = watch_inputs(model, owners, padded(ids, device), lambda name, rows: parts[name].append(rows.cpu()))
+    whole = {name: torch.cat(parts.pop(name)) for name in owners if name not in same}
     return whole | {name: whole[source] for name, source in same.items()}
 
 
-def padded(ids: Sequence[Sequence[int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def padded(ids: Sequence[Sequence[int]], device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
     """Token ids and attention mask, texts of a length together, padded on the right."""
     ordered = sorted(ids, key=len)
     for start in range(0, len(ordered), TOGETHER):
         part = ordered[start : start + TOGETHER]
         longest = max(map(len, part))
-        yield (
-            torch.tensor([[*text, *[0] * (longest - len(text))] for text in part]),
-            torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in part]),
-        )
+        rows = [[*text, *[0] * (longest - len(text))] for text in part]
+        mask = [[1] * len(text) + [0] * (longest - len(text)) for text in part]
+        yield {
+            "input_ids": torch.tensor(rows, device=device),
+            "attention_mask": torch.tensor(mask, device=device),
+        }
 
 
 @contextmanager

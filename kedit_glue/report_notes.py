@@ -23,8 +23,7 @@ def notes(document: Mapping[str, Any]) -> list[str]:
 
 def rehearsal_note(document: Mapping[str, Any]) -> str:
     """How often training showed earlier facts again; empty where it never did."""
-    counts = [training.get("rehearsed") or {} for batch in document["batches"] if (training := batch.get("training"))]
-    shown, taught = (sum(count.get(key, 0) for count in counts) for key in ("shown", "taught"))
+    shown, taught = (in_training(document, "rehearsed", key) for key in ("shown", "taught"))
     if not shown:
         return ""
     return (
@@ -35,13 +34,18 @@ def rehearsal_note(document: Mapping[str, Any]) -> str:
 
 def neighbours_note(document: Mapping[str, Any]) -> str:
     """How many prompts about other subjects training protected; empty where there were none."""
-    counts = [training.get("neighbours") or {} for batch in document["batches"] if (training := batch.get("training"))]
-    if not (prompts := sum(count.get("prompts", 0) for count in counts)):
+    if not (prompts := in_training(document, "neighbours", "prompts")):
         return ""
     return (
         "training kept what the facts' prompts feed in when they are about other subjects (train.protect.neighbours), "
         f"{prompts} prompts in all"
     )
+
+
+def in_training(document: Mapping[str, Any], part: str, key: str) -> int:
+    """Sum over the batches of a number that training reported; 0 where it did not."""
+    reported = (batch.get("training") or {} for batch in document["batches"])
+    return sum((training.get(part) or {}).get(key, 0) for training in reported)
 
 
 def search_note(document: Mapping[str, Any]) -> str:

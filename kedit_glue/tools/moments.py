@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,52 +51,34 @@ def second_moments(
 
     Modules that read the same tensor (``gate_proj``, ``up_proj``) have one C, under the first one's name.
     """
-    import torch
+    from kedit_glue.module_inputs import watch_inputs
 
     known = dict(model.named_modules())
     inner = model.base_model  # without the head, whose logits over the vocabulary nobody reads
-    reader = inner if {known[name] for name in modules} <= set(inner.modules()) else model
+    owners = {name: known[name] for name in modules}
+    reader = inner if set(owners.values()) <= set(inner.modules()) else model
     sums: dict[str, Any] = {}
-    same: dict[str, str] = {}
-    real = torch.zeros(0, dtype=torch.bool)  # which positions of the current batch are no padding
-    latest: dict[str, Any] = {"input": None, "name": ""}
-
-    def watch(name: str) -> Any:
-        def hook(module: Any, arguments: tuple[Any, ...]) -> None:
-            inputs = arguments[0]
-            if inputs is latest["input"]:
-                same[name] = latest["name"]
-                return
-            if inputs.shape[:2] != real.shape:
-                raise ValueError(
-                    f"{name} reads a tensor of shape {list(inputs.shape)} where the batch has "
-                    f"{list(real.shape)} tokens: experts that see some tokens only cannot be protected"
-                )
-            latest["input"], latest["name"] = inputs, name
-            rows = inputs[real].float()
-            sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
-
-        return hook
-
-    handles = [known[name].register_forward_pre_hook(watch(name)) for name in modules]
     tokens = 0
-    try:
-        with torch.no_grad():
-            for start in range(0, len(texts), BATCH):
-                batch = tokenizer(
-                    list(texts[start : start + BATCH]),
-                    return_tensors="pt",
-                    padding=True,
-                    truncation=True,
-                    max_length=MAX_TOKENS,
-                ).to(model.device)
-                real = batch["attention_mask"].bool()
-                tokens += int(real.sum())
-                reader(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-                emit({"event": "corpus", "position": min(start + BATCH, len(texts)), "of": len(texts)})
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def add(name: str, rows: Any) -> None:
+        rows = rows.float()
+        sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
+
+    def batches() -> Iterator[Any]:
+        nonlocal tokens
+        for start in range(0, len(texts), BATCH):
+            batch = tokenizer(
+                list(texts[start : start + BATCH]),
+                return_tensors="pt",
+                padding=True,
+                truncation=True,
+                max_length=MAX_TOKENS,
+            ).to(model.device)
+            tokens += int(batch["attention_mask"].sum())
+            yield batch
+            emit({"event": "corpus", "position": min(start + BATCH, len(texts)), "of": len(texts)})
+
+    same = watch_inputs(reader, owners, batches(), add)
     if unused := [name for name in modules if name not in sums and name not in same]:
         raise ValueError(f"{unused[0]} was not used while the texts were read: it cannot be protected")
     return sums, same, tokens
