@@ -199,6 +199,8 @@ from kedit_glue.ranks import said_by_first
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 torch.save(said_by_first(torch.full((2, 3), float(rank + 1))), f"{folder}/said{rank}")
+torch.distributed.barrier()  # else the one that ends first may break the other's connection
+torch.distributed.destroy_process_group()
 """
 
 
