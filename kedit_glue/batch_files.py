@@ -35,6 +35,7 @@ def samples(batch: Sequence[Fact], again: Sequence[Fact] = ()) -> list[dict[str,
             "id": fact["id"],
             "prompt": sample["prompt"],
             "target_new": fact["target_new"],
+            "subject": fact.get("subject"),
             "instruction": sample["prompt"],
             "output": sample["response"],
             **({"neighbours": sample["neighbours"]} if "neighbours" in sample else {}),
@@ -151,10 +152,13 @@ def rsft_yaml(
     kept: dict[str, Any] = {"protect": str(protect)} if protect else {}
     if neighbours := recipe.train.protect.neighbours:
         kept["neighbours"] = neighbours
+    if recipe.train.tokens != "all":
+        kept["tokens"] = recipe.train.tokens
+    absent = {"protect": None, "neighbours": 0, "tokens": "all"}
     return Rendered(
         folder_of(place, number) / "rsft.yaml",
         "rsft.yaml",
-        {"batch": number, "order": recipe.train.order, "protect": None, "neighbours": 0, **settings, **kept},
+        {"batch": number, "order": recipe.train.order, **absent, **settings, **kept},
         {**settings, **kept},  # a template of the user's must not drop one in silence
     )
 

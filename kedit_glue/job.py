@@ -124,7 +124,13 @@ def run(options: Options, display: Display) -> dict[str, Any] | None:
 
 
 def check_subjects(recipe: Recipe, edits: Sequence[Mapping[str, Any]]) -> None:
-    """Raises CannotStart for a method that looks facts up at their subjects, and facts that have none it can find."""
+    """Raises CannotStart for a method that looks facts up at their subjects, and facts that have none it can find; for
+    ``train.tokens: subject`` where no fact has one."""
+    if recipe.train.tokens == "subject" and not any(e["subject"] for e in edits):
+        raise CannotStart(
+            f"train.tokens is subject, and no fact of {recipe.edits.source} names a subject that stands in its prompt\n"
+            "  give them one, or set train.tokens to all; nothing was started"
+        )
     if recipe.method not in methods.AT_SUBJECT:
         return
     without = [e["id"] for e in edits if not e["subject"]]

@@ -80,7 +80,7 @@ def training(recipe: Recipe) -> Train:
         return train.model_copy(update={"loss_threshold": 0.0})
     if recipe.method in ("rsft_merge", "rsft"):
         return train
-    alone = {"contexts": 0, "rephrasings": 0, "rehearse": 0}
+    alone = {"contexts": 0, "rephrasings": 0, "rehearse": 0, "tokens": "all"}
     bare = {"from_": "previous", "lora": Lora(), "protect": TrainProtect(), **alone}
     if recipe.method != "locft_bf":
         return train.model_copy(update=bare)

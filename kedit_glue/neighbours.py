@@ -18,7 +18,7 @@ import torch
 from kedit_glue.module_inputs import watch_inputs
 from kedit_glue.protection import Factor, Protection
 from kedit_glue.ranks import said_by_first
-from kedit_glue.sample_losses import IGNORED
+from kedit_glue.sample_losses import prompt_of
 from kedit_glue.tools import Emit
 
 MOST = 256
@@ -68,11 +68,9 @@ def token_ids(tokenizer: Any, dataset: Any, samples: Sequence[Mapping[str, Any]]
         if not (others := sample.get("neighbours")):
             continue
         ids, labels = dataset[row]["input_ids"], dataset[row]["labels"]
-        said = [i for i, label in zip(ids, labels, strict=True) if label == IGNORED]
-        asked = tokenizer.decode(said, clean_up_tokenization_spaces=False)
-        before, prompt, after = asked.rpartition(sample["instruction"])
-        if not prompt:
+        if (around := prompt_of(tokenizer, ids, labels, sample["instruction"])) is None:
             continue
+        (before, after) = around
         facts.add(sample["id"])
         found += [tokenizer(before + other + after, add_special_tokens=False)["input_ids"] for other in others]
     if len(found) > MOST:

@@ -230,6 +230,11 @@ class Train(Section):
     rehearse: int = whole(
         0, "How many facts of earlier batches, drawn anew for each, are trained on again beside its own", 0, 100000
     )
+    tokens: Literal["all", "subject"] = key(
+        "all",
+        "At which tokens of a text the trained matrices learn, all or those that name the fact's subject",
+        "one of all, subject",
+    )
     shuffle: bool = switch(True, "Whether each epoch takes the facts in a new order")
     protect: TrainProtect = Field(
         default_factory=TrainProtect, description="What training leaves as it is, to keep what the model knows."

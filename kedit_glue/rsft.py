@@ -24,7 +24,6 @@ on who is learned and when to stop, and their averaged gradients are those of on
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from transformers import TrainerCallback
 
 from kedit_glue import zero
 from kedit_glue.deepspeed_file import file_problem
+from kedit_glue.freezing import freeze_all_but
 from kedit_glue.ranks import active_wrapper, gathered, process_number, processes
 from kedit_glue.sample_losses import IGNORED, sample_losses, some_of
 from kedit_glue.tools import Emit
@@ -61,34 +61,8 @@ class Settings:
     """File of input directions (``tools/protect.py``) that each matrix's change is kept out of."""
     neighbours: int = 0
     """So many more of them, those of the facts' prompts about other subjects (``neighbours.py``)."""
-
-
-def freeze_all_but(model: torch.nn.Module, trainable: str, matrices: bool = False) -> tuple[int, list[str]]:
-    """Narrow ``requires_grad`` to the parameters the expression finds; returns their count and names.
-
-    ``matrices``: leave biases and norms alone as well; a change of theirs reaches every input, protected or not.
-
-    A parameter that LLaMA-Factory made ready for training (float32: 0.9.5, model/adapter.py:140) and that is
-    not trained after all gets its number format back.
-    """
-    pattern = re.compile(trainable)
-    stored = next((p.dtype for p in model.parameters() if not p.requires_grad), next(model.parameters()).dtype)
-    names = []
-    count = 0
-    for name, parameter in model.named_parameters():
-        if not pattern.search(name) or (matrices and parameter.ndim < 2):
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(stored)
-            parameter.requires_grad_(False)
-        elif parameter.requires_grad:
-            names.append(name)
-            count += parameter.numel()
-    if not names:
-        raise ValueError(
-            f"no parameter that LLaMA-Factory left trainable matches {trainable!r}: "
-            "check train.modules and train.layers against the model's parameter names"
-        )
-    return count, names
+    tokens: str = "all"
+    """At which tokens the matrices learn: ``all``, or those of the ``subject`` alone (``subject_tokens.py``)."""
 
 
 def refuse(args: Any) -> None:
@@ -138,6 +112,7 @@ class RSFT(TrainerCallback):
         self.protection: Any = None
         self.neighbours: dict[str, Any] | None = None
         """What was read of them."""
+        self.subject_only: Any = None
         self.steps = 0
         self.steps_before_epoch = 0
         self.step_seconds = 0.0
@@ -182,6 +157,10 @@ class RSFT(TrainerCallback):
             self.zero = zero.Zero(model, optimizer, lambda: not any(self.active))
         model.register_forward_pre_hook(self._leave_out_known, with_kwargs=True)
         model.register_forward_hook(self._replace_loss, with_kwargs=True)
+        if self.settings.tokens == "subject":
+            from kedit_glue.subject_tokens import SubjectOnly
+
+            self.subject_only = SubjectOnly(model, processing_class, dataset, self.samples, self.emit)
         self.hooked = True
         self.started = time.monotonic()
 
@@ -377,6 +356,8 @@ class RSFT(TrainerCallback):
         if any(at != self.steps for at in self.asked_at):  # a step was taken since a sample was last asked
             for trace, loss in zip(self.traces.each, self._losses_of_all(args, model, train_dataloader), strict=True):
                 trace.loss_after = loss
+        if self.subject_only:
+            self.subject_only.remove()
         self.traces.decide()
         if process_number() == 0:
             self.traces.write(self.trace_file)

@@ -24,6 +24,13 @@ def sample_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return total / wanted.sum(dim=1).clamp(min=1)
 
 
+def prompt_of(tokenizer: Any, ids: Sequence[int], labels: Sequence[int], prompt: str) -> tuple[str, str] | None:
+    """What training puts before and behind a sample's prompt; None where the prompt is not what its tokens say."""
+    said = [i for i, label in zip(ids, labels, strict=True) if label == IGNORED]
+    before, found, behind = tokenizer.decode(said, clean_up_tokenization_spaces=False).rpartition(prompt)
+    return (before, behind) if found else None
+
+
 def some_of(batch: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:
     """These samples of a mini-batch (tensors [batch, tokens], ``attention_mask`` among them), less what pads all."""
     shape = batch["attention_mask"].shape

@@ -81,7 +81,7 @@ def test_a_users_template_can_include_the_projects(own: Path) -> None:
     with pytest.raises(RenderError, match=r"templates/rsft.yaml.j2, line \d+: UndefinedError: 'batch' is undefined"):
         render("merge.yaml", {}, own)
     values = {"batch": 0, "order": "depth", "inner_steps": 4, "loss_threshold": 0.1, "trainable": "x"}
-    values |= {"protect": None, "neighbours": 0}
+    values |= {"protect": None, "neighbours": 0, "tokens": "all"}
     assert yaml.safe_load(render("merge.yaml", values, own))["inner_steps"] == 4
 
 

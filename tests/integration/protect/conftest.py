@@ -129,21 +129,6 @@ def now() -> Any:
     return weights
 
 
-@pytest.fixture(scope="session")
-def gpt2_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer GPT-2: Conv1D weights, stored [inputs, outputs]."""
-    import torch
-    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
-
-    folder = tmp_path_factory.mktemp("models") / "gpt2"
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=64, n_layer=2, n_head=4, n_positions=128)
-    GPT2LMHeadModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def llama(tiny_model: Path, tmp_path: Path) -> Bench:
     return Bench(tiny_model, tmp_path)

@@ -188,7 +188,7 @@ def test_biases_stay_where_matrices_are_protected() -> None:
     """GPT-2's feed-forward biases: their change would reach every input."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from kedit_glue.rsft import freeze_all_but
+    from kedit_glue.freezing import freeze_all_but
 
     def fresh() -> Any:
         return GPT2LMHeadModel(GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2))

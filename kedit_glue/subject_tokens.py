@@ -1,0 +1,99 @@
+"""Lets trained matrices learn at the tokens of a fact's subject alone.
+
+What a fact is taught by fine-tuning spreads to the same sentence about others, because every token of it pulls at the
+matrices. With ``train.tokens: subject`` only the tokens that name the subject do, as only the subject's key does in
+ROME (arXiv 2202.05262, section 3.1) and MEMIT; the loss and the path back through the model stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from kedit_glue.sample_losses import prompt_of
+from kedit_glue.tools import Emit
+
+
+class SubjectOnly:
+    """Hooks on the modules whose parameters are trained; make it after R-SFT's own hooks, which choose the samples.
+
+    ``dataset``: LLaMA-Factory's, a row a sample. A sample that does not name its fact's subject is learned at all of
+    its tokens; how many there are is told. A module gives what it gives anyway: at all other tokens it is used with
+    its parameters detached. Raises ValueError, which names the module, for one that sees some of the tokens only.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, tokenizer: Any, dataset: Any, samples: Sequence[Mapping[str, Any]], emit: Emit
+    ):
+        self.where: dict[tuple[int, ...], list[bool]] = {}
+        """Token ids of a sample -> at which of them the matrices learn."""
+        everywhere = 0
+        for row, sample in enumerate(samples):
+            ids, labels = dataset[row]["input_ids"], dataset[row]["labels"]
+            named = subject_places(tokenizer, ids, labels, sample)
+            everywhere += not any(named)
+            self.where[tuple(ids)] = named if any(named) else [True] * len(ids)
+        if everywhere:
+            text = f"train.tokens: {everywhere} of {len(samples)} texts do not name the subject: learned at all tokens"
+            emit({"event": "say", "text": text})
+        self.now = torch.zeros(0, dtype=torch.bool)
+        """[batch, tokens]: where the current mini-batch's samples are learned."""
+        self.inside = False
+        trained = {name.rpartition(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+        self.handles = [model.register_forward_pre_hook(self._look, with_kwargs=True)]
+        for name, module in model.named_modules():
+            if name in trained:
+                self.handles.append(module.register_forward_hook(self._elsewhere_detached(name)))
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _look(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the model: which tokens of which samples it is about to read."""
+        ids, real = kwargs["input_ids"], kwargs["attention_mask"].bool()
+        self.now = torch.zeros_like(real)
+        for row, kept in enumerate(real):
+            self.now[row, kept] = torch.tensor(self.where[tuple(ids[row, kept].tolist())], device=real.device)
+
+    def _elsewhere_detached(self, name: str) -> Any:
+        def hook(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
+            if self.inside or not output.requires_grad:
+                return None
+            if output.shape[:2] != self.now.shape:
+                raise ValueError(
+                    f"train.tokens: subject needs modules that see every token, {name} gives a tensor of shape "
+                    f"{list(output.shape)} for {list(self.now.shape)} tokens (experts?): set train.tokens to all"
+                )
+            self.inside = True
+            try:
+                detached = {key: p.detach() for key, p in module.named_parameters()}
+                elsewhere = torch.func.functional_call(module, detached, args)
+            finally:
+                self.inside = False
+            return torch.where(self.now[..., None], output, elsewhere)
+
+        return hook
+
+
+def subject_places(tokenizer: Any, ids: Sequence[int], labels: Sequence[int], sample: Mapping[str, Any]) -> list[bool]:
+    """Of each token of a sample whether it is one of those that name the subject where the prompt does so last.
+
+    None is, where the prompt does not, or is not what its tokens say (a tokenizer that normalizes it).
+    """
+    found = [False] * len(ids)
+    subject, prompt = sample["subject"] or "", sample["instruction"]
+    if not subject or subject not in prompt or (around := prompt_of(tokenizer, ids, labels, prompt)) is None:
+        return found
+    begin = len(around[0]) + prompt.rindex(subject)
+    end = begin + len(subject)
+    start = 0
+    for place in range(len(ids)):
+        stop = len(tokenizer.decode(ids[: place + 1], clean_up_tokenization_spaces=False))
+        found[place] = start < end and stop > begin
+        if stop >= end:
+            break
+        start = stop
+    return found
