@@ -81,7 +81,9 @@ class SubjectOnly:
 def subject_places(tokenizer: Any, ids: Sequence[int], labels: Sequence[int], sample: Mapping[str, Any]) -> list[bool]:
     """Of each token of a sample whether it is one of those that name the subject where the prompt does so last.
 
-    None is, where the prompt does not, or is not what its tokens say (a tokenizer that normalizes it).
+    The text's very first token is left out where there are others: attention of every text rests on it (attention
+    sinks, arXiv 2309.17453), and what is learned there reaches them all. None is, where the prompt does not name it, or
+    is not what its tokens say (a tokenizer that normalizes it).
     """
     found = [False] * len(ids)
     subject, prompt = sample["subject"] or "", sample["instruction"]
@@ -96,4 +98,6 @@ def subject_places(tokenizer: Any, ids: Sequence[int], labels: Sequence[int], sa
         if stop >= end:
             break
         start = stop
+    if any(found[1:]):
+        found[0] = False
     return found

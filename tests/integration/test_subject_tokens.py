@@ -37,7 +37,9 @@ def named(asked: str, prompt: str, subject: str | None, tokenizer: Any = None) -
 
 
 def test_which_tokens_name_the_subject() -> None:
-    assert named("Elm lies in", "Elm lies in", "Elm") == "Elm"
+    assert named("in Elm it is", "in Elm it is", "Elm") == "...Elm"
+    assert named("Elm lies in", "Elm lies in", "Elm") == ".lm", "not what every text begins with"
+    assert named("E lies in", "E lies in", "E") == "E", "but for want of another"
     assert named("Elm, says Elm, lies in", "Elm, says Elm, lies in", "Elm") == "..........Elm"
     assert named("<s>Elm? Elm lies in</s>", "Elm lies in", "Elm") == "........Elm", "not what a template says"
     assert named("<s>Elm? It lies in</s>", "It lies in", "Elm") == ""
