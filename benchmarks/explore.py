@@ -24,14 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from llamafactory.third_party.muon import muon
 
 from kedit_glue import corpus, facts, metrics, models, modules, questions, scores
 from kedit_glue.rsft import sample_losses
-from kedit_glue.tools import asking, moments, protect, scorer
+from kedit_glue.tools import asking, llamafactory_compat, moments, protect, scorer
 from kedit_glue.tools.prepare import context_sentences, in_contexts
 
 METRICS = ("edit_success", "generalization", "locality")
 BASE: dict[str, Any] = {"lr": 1e-4, "layers": None, "k": 0, "epochs": 30, "threshold": 0.05}
+EARLY: dict[str, Any] = {"layers": range(4, 9), "k": 128, "at": "subject", "weights": (1.0, 0.8)}
 SETTINGS: dict[str, dict[str, Any]] = {
     "unprotected": {},
     "k 128": {"k": 128},
@@ -93,7 +95,32 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "layers 0-9, k 128, short facts": {"layers": range(10), "k": 128, "keys": "short"},
     "energy 0.9": {"energy": 0.9},
     "k 32": {"k": 32},
+    "subject, layers 4-8, lr 1e-3, k 128": {**EARLY, "lr": 1e-3},
+    "subject, layers 4-8, lr 2e-3, k 128": {**EARLY, "lr": 2e-3},
+    "subject, layers 4-8, SGD, lr 1, k 128": {**EARLY, "lr": 1.0, "optimizer": "sgd"},
+    "subject, layers 4-8, down_proj, lr 1e-3, k 256": {**EARLY, "modules": ["down_proj"], "lr": 1e-3, "k": 256},
+    "subject, layers 4-8, Muon (bfloat16), lr 5e-3, k 128": {**EARLY, "lr": 5e-3, "optimizer": "muon, bfloat16"},
+    "subject but the first, layers 4-8, Muon (bfloat16), lr 5e-3, k 128": {
+        **EARLY,
+        "at": "subject but the first",
+        "lr": 5e-3,
+        "optimizer": "muon, bfloat16",
+    },
+    "subject but the first, layers 4-8, Muon (bfloat16), lr 2e-3, k 128": {
+        **EARLY,
+        "at": "subject but the first",
+        "lr": 2e-3,
+        "optimizer": "muon, bfloat16",
+    },
+    "subject but the first, layers 4-8, Muon, lr 5e-3, k 128": {
+        **EARLY,
+        "at": "subject but the first",
+        "lr": 5e-3,
+        "optimizer": "muon",
+    },
+    "all but the first, k 128": {"k": 128, "at": "all but the first"},
 }
+UPSTREAM = muon.zeropower_via_newtonschulz5
 WEIGHTS = (1.0, 0.7)
 """Of the tuned model in the merge with the original; 1: no merging."""
 
@@ -181,7 +208,10 @@ class Bench:
         return {name: made[id(held[name])] for name in trained}
 
     def sample(self, prompt: str, target: str, subject: str, at: str | None) -> tuple[list[int], list[int], list[bool]]:
-        """Token ids, labels, and the tokens at which the weights may be changed: all, the subject's or its last."""
+        """Token ids, labels, and the tokens at which the weights may be changed: all, the subject's or its last.
+
+        "but the first": not at the first token of the text.
+        """
         asked = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
         head, start = asked["input_ids"], prompt.rfind(subject or "?")
         answer = [*self.tokenizer.encode(" " + target, add_special_tokens=False), self.tokenizer.eos_token_id]
@@ -189,7 +219,11 @@ class Bench:
         inside = [a < end and b > start and start >= 0 for a, b in asked["offset_mapping"]]
         if at == "last":
             inside = [i == max((n for n, x in enumerate(inside) if x), default=-1) for i in range(len(inside))]
-        free = [True] * (len(head) + len(answer)) if at is None else inside + [False] * len(answer)
+        if at == "subject but the first" and any(inside[1:]):
+            inside[0] = False
+        free = inside + [False] * len(answer)
+        if at in (None, "all but the first"):
+            free = [at is None] + [True] * (len(free) - 1)
         return head + answer, [-100] * len(head) + answer, free
 
     def only_there(self, trained: dict[str, Any]) -> list[Any]:
@@ -222,7 +256,7 @@ class Bench:
             for prompt in [f["prompt"], *in_contexts(f["prompt"], sentences, f["id"], seed, s.get("contexts", 0))]
         ]
         hooks = self.only_there(trained) if s.get("at") else []
-        optimizer = torch.optim.AdamW(trained.values(), lr=s["lr"], weight_decay=0.0)
+        optimizer = optimizer_of(s.get("optimizer", "adamw"), list(trained.values()), s["lr"])
         started, steps = time.monotonic(), 0
         for _ in range(s["epochs"]):
             order, before = random.sample(range(len(data)), len(data)), steps
@@ -237,7 +271,7 @@ class Bench:
         tuned = {n: p.detach().clone() for n, p in trained.items()}
         old = {f["id"]: f for f in self.before["facts"]}
         found = []
-        for weight in WEIGHTS:
+        for weight in s.get("weights", WEIGHTS):
             with torch.no_grad():
                 for n, p in trained.items():
                     p.copy_(self.base[n] + weight * (tuned[n] - self.base[n]))
@@ -280,6 +314,15 @@ class Bench:
                 change = trained[n] - before[n]
                 trained[n].sub_((change @ v) @ v.T)
         return 1
+
+
+def optimizer_of(kind: str, trained: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
+    if kind == "sgd":
+        return torch.optim.SGD(trained, lr=lr)
+    if kind == "adamw":
+        return torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
+    muon.zeropower_via_newtonschulz5 = llamafactory_compat.orthogonal if kind == "muon" else UPSTREAM
+    return muon.Muon(lr=lr, wd=0.0, muon_params=trained, momentum=0.9)
 
 
 def beyond(known: torch.Tensor, moment: Any, count: int) -> torch.Tensor:
