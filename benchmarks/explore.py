@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llamafactory.third_party.muon import muon
+from llamafactory.third_party.muon import Muon
 
 from kedit_glue import corpus, facts, metrics, models, modules, questions, scores
 from kedit_glue.rsft import sample_losses
-from kedit_glue.tools import asking, llamafactory_compat, moments, protect, scorer
+from kedit_glue.tools import asking, moments, protect, scorer
 from kedit_glue.tools.prepare import context_sentences, in_contexts
 
 METRICS = ("edit_success", "generalization", "locality")
@@ -99,28 +99,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "subject, layers 4-8, lr 2e-3, k 128": {**EARLY, "lr": 2e-3},
     "subject, layers 4-8, SGD, lr 1, k 128": {**EARLY, "lr": 1.0, "optimizer": "sgd"},
     "subject, layers 4-8, down_proj, lr 1e-3, k 256": {**EARLY, "modules": ["down_proj"], "lr": 1e-3, "k": 256},
-    "subject, layers 4-8, Muon (bfloat16), lr 5e-3, k 128": {**EARLY, "lr": 5e-3, "optimizer": "muon, bfloat16"},
-    "subject but the first, layers 4-8, Muon (bfloat16), lr 5e-3, k 128": {
-        **EARLY,
-        "at": "subject but the first",
-        "lr": 5e-3,
-        "optimizer": "muon, bfloat16",
-    },
-    "subject but the first, layers 4-8, Muon (bfloat16), lr 2e-3, k 128": {
-        **EARLY,
-        "at": "subject but the first",
-        "lr": 2e-3,
-        "optimizer": "muon, bfloat16",
-    },
+    "subject, layers 4-8, Muon, lr 5e-3, k 128": {**EARLY, "lr": 5e-3, "optimizer": "muon"},
     "subject but the first, layers 4-8, Muon, lr 5e-3, k 128": {
         **EARLY,
         "at": "subject but the first",
         "lr": 5e-3,
         "optimizer": "muon",
     },
+    "subject but the first, layers 4-8, Muon, lr 2e-3, k 128": {
+        **EARLY,
+        "at": "subject but the first",
+        "lr": 2e-3,
+        "optimizer": "muon",
+    },
     "all but the first, k 128": {"k": 128, "at": "all but the first"},
 }
-UPSTREAM = muon.zeropower_via_newtonschulz5
 WEIGHTS = (1.0, 0.7)
 """Of the tuned model in the merge with the original; 1: no merging."""
 
@@ -321,8 +314,7 @@ def optimizer_of(kind: str, trained: list[torch.Tensor], lr: float) -> torch.opt
         return torch.optim.SGD(trained, lr=lr)
     if kind == "adamw":
         return torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
-    muon.zeropower_via_newtonschulz5 = llamafactory_compat.orthogonal if kind == "muon" else UPSTREAM
-    return muon.Muon(lr=lr, wd=0.0, muon_params=trained, momentum=0.9)
+    return Muon(lr=lr, wd=0.0, muon_params=trained, momentum=0.9)
 
 
 def beyond(known: torch.Tensor, moment: Any, count: int) -> torch.Tensor:

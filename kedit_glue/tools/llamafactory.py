@@ -84,10 +84,8 @@ def prepared(
 ) -> Any:
     """R-SFT's callback for ``run_exp``, whose arguments are made ready for it."""
     from kedit_glue.rsft import RSFT, Settings
-    from kedit_glue.tools.llamafactory_compat import muon_in_float32
 
     fill_content_last()
-    muon_in_float32()
     arguments["report_to"] = "none"  # else each batch is a run of its own
     return RSFT(Settings(**settings), facts, trace, emit)
 

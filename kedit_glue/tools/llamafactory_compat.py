@@ -1,4 +1,4 @@
-"""How LLaMA-Factory is made to train a model that is in memory already and to leave it there, and to step cleanly.
+"""How LLaMA-Factory is made to train a model that is in memory already, and to leave it there.
 
 Upstream: ``llamafactory`` 0.9.5. Its ``run_exp`` takes callbacks, but neither a model nor a way not to save one.
 """
@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 KNOWN = frozenset(
     {
         *("config", "pretrained_model_name_or_path", "torch_dtype", "low_cpu_mem_usage", "device_map"),
@@ -19,8 +17,6 @@ KNOWN = frozenset(
     }
 )
 """What ``load_model`` asks transformers with for a plain model (``model/loader.py:156-158``, ``model/patcher.py``)."""
-NOTHING = 1e-3
-"""A singular value of a gradient under this share of the largest is rounding."""
 AS_IT_RUNS = frozenset({"use_cache", "dtype", "torch_dtype", "_name_or_path", "transformers_version"})
 """Of a configuration what does not make another model."""
 
@@ -62,39 +58,6 @@ def in_memory(model: Any, folder: Path, make: Callable[[], Any]) -> Iterator[lis
         yield trained
     finally:
         loader.AutoModelForCausalLM, workflow.CustomSeq2SeqTrainer = upstream, trainer
-
-
-def muon_in_float32() -> None:
-    """Muon's step (``train.extra: {use_muon: true}``) stays in what the facts' gradient spans.
-
-    ``third_party/muon/muon.py:60`` makes the gradient orthogonal in bfloat16. A few facts' gradient has a small rank,
-    and rounding then is a fifth to a half of the step, in directions that no fact asked for (measured: rank 10 48 %,
-    rank 90 19 %, in float32 0.01 %; ``benchmarks/muon.py``), which all other text pays for.
-    """
-    from llamafactory.third_party.muon import muon
-
-    muon.zeropower_via_newtonschulz5 = orthogonal
-
-
-def orthogonal(gradient: Any, steps: int) -> Any:
-    """The orthogonal matrix nearest to ``gradient`` [m, n] in the gradient's own span: its singular values become 1.
-
-    On a CPU by the eigenvectors of its smaller Gram matrix, less what is rounding, four times faster than ``steps`` of
-    upstream's Newton-Schulz iterations; on a GPU, where eigenvectors are slow, by these (values near 1).
-    """
-    tall = gradient.shape[0] > gradient.shape[1]
-    found = (gradient.T if tall else gradient).float()
-    found = found / (found.norm() + 1e-7)
-    if found.device.type == "cpu":
-        values, vectors = torch.linalg.eigh(found @ found.T)
-        real = values > NOTHING**2 * values[-1]
-        found = (vectors[:, real] / values[real].sqrt()) @ (vectors[:, real].T @ found)
-    else:
-        a, b, c = 3.4445, -4.7750, 2.0315
-        for _ in range(steps):
-            gram = found @ found.T
-            found = a * found + (b * gram + c * gram @ gram) @ found
-    return found.T if tall else found
 
 
 def is_the_same(asked: Mapping[str, Any], config: Any, folder: Path) -> bool:
