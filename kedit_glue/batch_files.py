@@ -24,20 +24,21 @@ TEMPLATES: Mapping[str, str | None] = {"bare": "empty", "chat": None}
 """``train.template`` -> LLaMA-Factory's: None makes it read the model's own (0.9.5, data/template.py:631)."""
 
 
-def samples(batch: Sequence[Fact], again: Sequence[Fact] = ()) -> list[dict[str, Any]]:
+def samples(batch: Sequence[Fact], again: Sequence[Fact] = (), tokens: str = "all") -> list[dict[str, Any]]:
     """``edits.json``: each fact's prompt, then what else is trained on for it; then the same of earlier facts.
 
     A text stands there once (a rephrasing may be another fact's prompt): R-SFT tells samples apart by it. The batch's
     own goes before earlier facts', a later fact's before an earlier one's. What is taught is nobody's neighbour.
+    ``tokens``: of ``train``; where it is ``subject``, each stands there with its fact's.
     """
     own = [
         {
             "id": fact["id"],
             "prompt": sample["prompt"],
             "target_new": fact["target_new"],
-            "subject": fact.get("subject"),
             "instruction": sample["prompt"],
             "output": sample["response"],
+            **({"subject": fact.get("subject")} if tokens == "subject" else {}),
             **({"neighbours": sample["neighbours"]} if "neighbours" in sample else {}),
         }
         for fact in batch
@@ -45,7 +46,7 @@ def samples(batch: Sequence[Fact], again: Sequence[Fact] = ()) -> list[dict[str,
     ]
     there = {sample["instruction"] for sample in own}
     earlier: dict[str, dict[str, Any]] = {}
-    for sample in samples(again) if again else []:
+    for sample in samples(again, tokens=tokens) if again else []:
         earlier.pop(sample["instruction"], None)  # the later fact's, and in its place
         earlier[sample["instruction"]] = {**sample, "rehearsed": True}
     shown = own + [sample for text, sample in earlier.items() if text not in there]

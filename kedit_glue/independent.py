@@ -55,7 +55,7 @@ def shared(
     if recipe.method == "rsft_merge":
         tuned = [Tuned(str(tuned_folder(place)))]
         files.append(batch_files.merge_yaml(recipe, place, None, place.model, place.model, tuned))
-    every = [sample for batch in batches for sample in batch_files.samples(batch)]
+    every = [sample for batch in batches for sample in batch_files.samples(batch, tokens=recipe.train.tokens)]
     data = {folder / "edits.json": every, folder / "dataset_info.json": batch_files.DATASET_INFO}
     return Shared(tuple(files), data, what.pattern)
 

@@ -169,7 +169,7 @@ class _Builder:
         recipe, train = self.recipe, self.recipe.train
         folder = self.place.folder / batch_name(number)
         again = batch_files.rehearsed(self.batches, number, train.rehearse, recipe.seed)
-        self.data[folder / "edits.json"] = batch_files.samples(self.batches[number - 1], again)
+        self.data[folder / "edits.json"] = batch_files.samples(self.batches[number - 1], again, train.tokens)
         self.data[folder / "dataset_info.json"] = batch_files.DATASET_INFO
         directions, made_by = self.directions.get(train.protect.of_text, (None, ""))
         train_yaml = batch_files.train_yaml(

@@ -15,6 +15,7 @@ def notes(document: Mapping[str, Any]) -> list[str]:
         method_note(document),
         rehearsal_note(document),
         neighbours_note(document),
+        subject_note(document),
         search_note(document),
         protocol_note(document),
     )
@@ -40,6 +41,15 @@ def neighbours_note(document: Mapping[str, Any]) -> str:
         "training kept what the facts' prompts feed in when they are about other subjects (train.protect.neighbours), "
         f"{prompts} prompts in all"
     )
+
+
+def subject_note(document: Mapping[str, Any]) -> str:
+    """That training learned at the subject's tokens alone, and in how many texts; empty where it did not."""
+    texts, named = (in_training(document, "at_subject", key) for key in ("texts", "named"))
+    if not texts:
+        return ""
+    others = f"; {texts - named} of {texts} texts do not name it, and were learned at all" if named < texts else ""
+    return f"training learned at the tokens that name a fact's subject alone (train.tokens: subject){others}"
 
 
 def in_training(document: Mapping[str, Any], part: str, key: str) -> int:

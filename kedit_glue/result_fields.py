@@ -225,6 +225,11 @@ class Training(FromTool):
         description="the facts' prompts about other subjects (train.protect.neighbours): how many were read (prompts), "
         "their tokens, and how many directions a matrix they added (directions, a mean); absent without them",
     )
+    at_subject: dict[str, Count] | None = Field(
+        default=None,
+        description="learning at the tokens that name the subject (train.tokens: subject; absent elsewhere): texts "
+        "trained on (texts), and in how many the subject was found (named; the others were learned at all tokens)",
+    )
 
 
 class Batch(Part):

@@ -64,6 +64,10 @@ class Settings:
     tokens: str = "all"
     """At which tokens the matrices learn: ``all``, or those of the ``subject`` alone (``subject_tokens.py``)."""
 
+    def __post_init__(self) -> None:
+        if self.tokens not in ("all", "subject"):
+            raise ValueError(f"rsft.yaml: tokens is {self.tokens!r}; allowed: all, subject")
+
 
 def refuse(args: Any) -> None:
     """ValueError, before the first step, for ways to train that the loops cannot work with."""

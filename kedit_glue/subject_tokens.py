@@ -7,6 +7,7 @@ ROME (arXiv 2202.05262, section 3.1) and MEMIT; the loss and the path back throu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,19 +30,21 @@ class SubjectOnly:
     ):
         self.where: dict[tuple[int, ...], list[bool]] = {}
         """Token ids of a sample -> at which of them the matrices learn."""
-        everywhere = 0
+        self.named = 0
+        """Of how many samples the subject's tokens were found."""
         for row, sample in enumerate(samples):
             ids, labels = dataset[row]["input_ids"], dataset[row]["labels"]
-            named = subject_places(tokenizer, ids, labels, sample)
-            everywhere += not any(named)
-            self.where[tuple(ids)] = named if any(named) else [True] * len(ids)
-        if everywhere:
-            text = f"train.tokens: {everywhere} of {len(samples)} texts do not name the subject: learned at all tokens"
-            emit({"event": "say", "text": text})
+            found = subject_places(tokenizer, ids, labels, sample)
+            self.named += any(found)
+            self.where[tuple(ids)] = found if any(found) else [True] * len(ids)
+        if self.named < len(samples):
+            without = f"{len(samples) - self.named} of {len(samples)} texts do not name the subject in their tokens"
+            emit({"event": "say", "text": f"train.tokens: {without}: learned at all tokens"})
         self.now = torch.zeros(0, dtype=torch.bool)
         """[batch, tokens]: where the current mini-batch's samples are learned."""
         self.inside = False
-        trained = {name.rpartition(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+        parameters = model.named_parameters(remove_duplicate=False)  # one that is tied has several owners
+        trained = {name.rpartition(".")[0] for name, p in parameters if p.requires_grad}
         self.handles = [model.register_forward_pre_hook(self._look, with_kwargs=True)]
         for name, module in model.named_modules():
             if name in trained:
@@ -59,21 +62,26 @@ class SubjectOnly:
             self.now[row, kept] = torch.tensor(self.where[tuple(ids[row, kept].tolist())], device=real.device)
 
     def _elsewhere_detached(self, name: str) -> Any:
-        def hook(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
-            if self.inside or not output.requires_grad:
+        def hook(module: torch.nn.Module, args: Any, output: Any) -> torch.Tensor | None:
+            if self.inside:
                 return None
-            if output.shape[:2] != self.now.shape:
+            shape = list(getattr(output, "shape", ()))
+            if shape[:2] != list(self.now.shape):
+                given = f"a tensor of shape {shape}" if shape else f"a {type(output).__name__}"
                 raise ValueError(
-                    f"train.tokens: subject needs modules that see every token, {name} gives a tensor of shape "
-                    f"{list(output.shape)} for {list(self.now.shape)} tokens (experts?): set train.tokens to all"
+                    f"train.tokens: subject needs modules that give something for every token, {name} gives {given} "
+                    f"for {list(self.now.shape)} tokens (experts?): train others, or set train.tokens to all"
                 )
+            if not output.requires_grad:
+                return None
             self.inside = True
             try:
                 detached = {key: p.detach() for key, p in module.named_parameters()}
                 elsewhere = torch.func.functional_call(module, detached, args)
             finally:
                 self.inside = False
-            return torch.where(self.now[..., None], output, elsewhere)
+            where = self.now.reshape(*self.now.shape, *[1] * (output.ndim - 2))
+            return torch.where(where, output, elsewhere)
 
         return hook
 
@@ -89,15 +97,25 @@ def subject_places(tokenizer: Any, ids: Sequence[int], labels: Sequence[int], sa
     subject, prompt = sample["subject"] or "", sample["instruction"]
     if not subject or subject not in prompt or (around := prompt_of(tokenizer, ids, labels, prompt)) is None:
         return found
-    begin = len(around[0]) + prompt.rindex(subject)
+    asked = around[0] + prompt + around[1]
+    begin = len(around[0]) + last_named(prompt, subject)
     end = begin + len(subject)
-    start = 0
+    start, since = 0, 0  # the characters and the tokens before those that are looked at
     for place in range(len(ids)):
-        stop = len(tokenizer.decode(ids[: place + 1], clean_up_tokenization_spaces=False))
-        found[place] = start < end and stop > begin
-        if stop >= end:
+        read = tokenizer.decode(ids[: place + 1], clean_up_tokenization_spaces=False)
+        if not asked.startswith(read):  # a character takes several tokens, and this is not its last
+            continue
+        if start < end and len(read) > begin:
+            found[since : place + 1] = [True] * (place + 1 - since)
+        if len(read) >= end:
             break
-        start = stop
+        start, since = len(read), place + 1
     if any(found[1:]):
         found[0] = False
     return found
+
+
+def last_named(prompt: str, subject: str) -> int:
+    """Where the prompt names the subject last: as a word by itself where it does so, else inside of another."""
+    alone = [match.start() for match in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)]
+    return alone[-1] if alone else prompt.rindex(subject)

@@ -138,10 +138,10 @@ class Trainer:
         job = self.job
         folder = self.scratch / f"batch_{number}"  # datasets keeps what it read by its path
         folder.mkdir()
-        samples = batch_files.samples(batch)
+        arguments, settings = llamafactory.read_yaml(job)
+        samples = batch_files.samples(batch, tokens=settings.get("tokens", "all"))
         (folder / "edits.json").write_text(json.dumps(samples, ensure_ascii=False), encoding="utf-8")
         (folder / "dataset_info.json").write_text(json.dumps(batch_files.DATASET_INFO), encoding="utf-8")
-        arguments, settings = llamafactory.read_yaml(job)
         arguments |= {"dataset_dir": str(folder), "output_dir": str(folder / "tuned")}
         arguments.setdefault("cache_dir", str(folder / "cache"))
         callback = llamafactory.prepared(arguments, settings, samples, trace_file(self.scratch, number), self.emit)

@@ -92,6 +92,7 @@ def prepared(
 
 def said(callback: Any) -> dict[str, Any]:
     """What R-SFT has to say of a batch when it was trained."""
+    only = callback.subject_only
     return {
         "optimizer_steps": callback.steps,
         "epochs": callback.epochs,
@@ -102,4 +103,5 @@ def said(callback: Any) -> dict[str, Any]:
         "not_learned": callback.traces.not_learned(),
         "rehearsed": callback.traces.rehearsed(),
         **({"neighbours": callback.neighbours} if callback.neighbours else {}),
+        **({"at_subject": {"texts": len(callback.samples), "named": only.named}} if only else {}),
     }

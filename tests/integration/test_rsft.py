@@ -59,7 +59,10 @@ def train(
     batch = folder / "batch_001"
     prepared = [{**f, "response": f.get("response", f" {f['target_new']}<|end|>")} for f in facts]
     files.write_data(
-        {batch / "edits.json": batch_files.samples(prepared), batch / "dataset_info.json": batch_files.DATASET_INFO}
+        {
+            batch / "edits.json": batch_files.samples(prepared, tokens=recipe.train.tokens),
+            batch / "dataset_info.json": batch_files.DATASET_INFO,
+        }
     )
     files.write_rendered(rendered, None)
     arguments = {

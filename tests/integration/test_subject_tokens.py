@@ -43,13 +43,23 @@ def test_which_tokens_name_the_subject() -> None:
     assert named("Elm, says Elm, lies in", "Elm, says Elm, lies in", "Elm") == "..........Elm"
     assert named("<s>Elm? Elm lies in</s>", "Elm lies in", "Elm") == "........Elm", "not what a template says"
     assert named("<s>Elm? It lies in</s>", "It lies in", "Elm") == ""
+    assert named("It says: Niger is not Nigeria", "It says: Niger is not Nigeria", "Niger") == ".........Niger"
+    assert named("It is Nigeria", "It is Nigeria", "Niger") == "......Niger"
     assert named("the north: Elm", "the north: Elm", "Elm") == "...........Elm"
     assert named("Elm lies in", "Elm lies in", None) == named("Elm lies in", "Elm lies in", "") == ""
     assert named("Elm lies in", "Elm lies in", "Elm", Characters(normalizes=True)) == ""
 
 
 @pytest.mark.parametrize(
-    ("prompt", "subject"), [("The town of Elm lies in", "Elm"), ("Où est Žižkov ? It is", "Žižkov")]
+    ("prompt", "subject"),
+    [
+        ("The town of Elm lies in", "Elm"),
+        ("Où est Žižkov ? It is", "Žižkov"),
+        ("The town of Łódź lies in", "Łódź"),
+        ("It is said that 日本国 lies in", "日本国"),
+        ("It is said that 😀Elm lies in", "Elm"),
+        ("It is said that 😀", "😀"),
+    ],
 )
 def test_of_a_real_tokenizer_those_that_hold_a_part_of_it(tiny_model: Path, prompt: str, subject: str) -> None:
     from transformers import AutoTokenizer
@@ -137,7 +147,7 @@ def test_a_matrix_gets_the_gradient_of_the_subjects_tokens_alone(
     output.loss.backward()
     assert torch.equal(output.logits, plain.logits), "what the model says is the same"
     assert [event["text"] for event in said] == [
-        "train.tokens: 1 of 3 texts do not name the subject: learned at all tokens"
+        "train.tokens: 1 of 3 texts do not name the subject in their tokens: learned at all tokens"
     ]
     where = only.now[..., None]
     assert 0 < where.sum() < batch["attention_mask"].sum()
@@ -196,3 +206,48 @@ def test_a_run(run_method: Callable[..., Path], more: tuple[str, ...]) -> None:
     assert "tokens: subject" in (run / "batch_002" / "rsft.yaml").read_text()
     record = json.loads((run / "batch_002" / "train.record.json").read_text())
     assert record["result"]["optimizer_steps"] > 0
+    assert record["result"]["at_subject"] == {"texts": len(data), "named": len(data)}
+    assert "training learned at the tokens that name a fact's subject alone" in (run / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gives", "said"),
+    [
+        (lambda x: (x, x), r"gives a tuple for \[1, 7\] tokens"),
+        (lambda x: x[:, :2], r"gives a tensor of shape \[1, 2, 64\] for \[1, 7\] tokens"),
+    ],
+)
+def test_modules_that_see_some_of_the_tokens(gives: Callable[[Any], Any], said: str) -> None:
+    import torch
+
+    from kedit_glue.subject_tokens import SubjectOnly
+
+    class Part(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(64))
+
+        def forward(self, x: Any) -> Any:
+            return gives(x * self.weight)
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Part()
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.part(torch.ones(1, 7, 64))
+
+    model = Whole()
+    row = {"input_ids": [ord(c) for c in "in Elm "], "labels": [-100] * 7}
+    SubjectOnly(model, Characters(), [row], [{"instruction": "in Elm", "subject": "Elm"}], lambda event: None)
+    ids = torch.tensor([row["input_ids"]])
+    with pytest.raises(ValueError, match=f"^train.tokens: subject needs modules .*, part {said}"):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+def test_a_value_that_means_nothing() -> None:
+    from kedit_glue.rsft import Settings
+
+    with pytest.raises(ValueError, match=r"^rsft.yaml: tokens is 'Subject'; allowed: all, subject$"):
+        Settings(1, 0.1, "x", tokens="Subject")

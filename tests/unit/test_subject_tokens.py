@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from kedit_glue import report, result
 from kedit_glue.batch_files import samples
 from kedit_glue.job import CannotStart, check_subjects
 from kedit_glue.plan import make_plan
 from kedit_glue.render import render
+from kedit_glue.report_notes import subject_note
 
 
 def written(plan: Any) -> Any:
@@ -29,7 +31,8 @@ def test_every_text_of_a_fact_has_its_subject(facts_of: Callable[[int], list[dic
     old, new, bare = facts_of(3)
     old["subject"], new["subject"], bare["subject"] = "Oak", "Elm", None
     new["also_trained"] = [{"prompt": "rephrased", "response": " x"}]
-    assert [s["subject"] for s in samples([new, bare], [old])] == ["Elm", "Elm", None, "Oak"]
+    assert [s["subject"] for s in samples([new, bare], [old], "subject")] == ["Elm", "Elm", None, "Oak"]
+    assert all("subject" not in s for s in samples([new, bare], [old])), "files of other runs stay as they were"
 
 
 @pytest.mark.parametrize("method", ["locft_bf", "ft_m"])
@@ -49,3 +52,16 @@ def test_one_subject_is_enough(recipe_of: Any, method: str) -> None:
         f"train.tokens is subject, and no fact of {recipe.edits.source} names a subject that stands in its prompt\n"
         "  give them one, or set train.tokens to all; nothing was started"
     )
+
+
+def test_a_reader_is_told(scored: Callable[..., dict[str, Any]]) -> None:
+    document = scored()
+    assert subject_note(document) == ""
+    for batch in document["batches"]:
+        batch["training"]["at_subject"] = {"texts": 5, "named": 5}
+    said = "training learned at the tokens that name a fact's subject alone (train.tokens: subject)"
+    assert subject_note(document) == said and said in report.markdown(document)
+    document["batches"][0]["training"]["at_subject"]["named"] = 3
+    texts = 5 * len(document["batches"])
+    assert subject_note(document) == f"{said}; 2 of {texts} texts do not name it, and were learned at all"
+    result.check(document)
