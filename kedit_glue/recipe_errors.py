@@ -158,8 +158,9 @@ class Draft:
         known = list(fields(section))
         elsewhere = [key for key in self.keys() if key.rpartition(".")[2] == word]
         elsewhere = [key for key in elsewhere if not key.startswith("methods.")] or elsewhere[:1]
-        if elsewhere:
-            hint = f"did you mean {' or '.join(repr(key) for key in elsewhere)}?"
+        here = [key for key in known if word in key.split("_")]  # most_tokens, where tokens is train's
+        if here or elsewhere:
+            hint = f"did you mean {' or '.join(repr(key) for key in here or elsewhere)}?"
         else:
             hint = did_you_mean(word, known)
         self.add(path, UNKNOWN_KEY, ", ".join(known), hint)
