@@ -37,7 +37,7 @@ from kedit_glue import zero
 from kedit_glue.deepspeed_file import file_problem
 from kedit_glue.freezing import freeze_all_but
 from kedit_glue.ranks import active_wrapper, gathered, process_number, processes
-from kedit_glue.sample_losses import IGNORED, sample_losses, some_of
+from kedit_glue.sample_losses import IGNORED, sample_losses, some_of, texts_of
 from kedit_glue.tools import Emit
 from kedit_glue.training_trace import Traces
 
@@ -335,11 +335,7 @@ class RSFT(TrainerCallback):
 
     def _rows(self) -> list[int]:
         """Which samples of the data set this process's mini-batch holds."""
-        ids, mask = self.inputs["input_ids"].tolist(), self.inputs["attention_mask"].tolist()
-        return [
-            self.row_of[tuple(i for i, kept in zip(row, kept_row, strict=True) if kept)]
-            for row, kept_row in zip(ids, mask, strict=True)
-        ]
+        return [self.row_of[text] for text in texts_of(self.inputs)]
 
     def _count_step(self) -> None:
         self.steps += 1

@@ -24,6 +24,12 @@ def sample_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return total / wanted.sum(dim=1).clamp(min=1)
 
 
+def texts_of(batch: Mapping[str, torch.Tensor]) -> list[tuple[int, ...]]:
+    """Each sample's token ids, padding left out: what tells the samples of a data set apart."""
+    pairs = zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), strict=True)
+    return [tuple(i for i, kept in zip(row, real, strict=True) if kept) for row, real in pairs]
+
+
 def prompt_of(tokenizer: Any, ids: Sequence[int], labels: Sequence[int], prompt: str) -> tuple[str, str] | None:
     """What training puts before and behind a sample's prompt; None where the prompt is not what its tokens say."""
     said = [i for i, label in zip(ids, labels, strict=True) if label == IGNORED]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from kedit_glue.sample_losses import prompt_of
+from kedit_glue.sample_losses import prompt_of, texts_of
 from kedit_glue.tools import Emit
 
 
@@ -56,10 +56,10 @@ class SubjectOnly:
 
     def _look(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the model: which tokens of which samples it is about to read."""
-        ids, real = kwargs["input_ids"], kwargs["attention_mask"].bool()
+        real = kwargs["attention_mask"].bool()
         self.now = torch.zeros_like(real)
-        for row, kept in enumerate(real):
-            self.now[row, kept] = torch.tensor(self.where[tuple(ids[row, kept].tolist())], device=real.device)
+        for row, text in enumerate(texts_of(kwargs)):
+            self.now[row, real[row]] = torch.tensor(self.where[text], device=real.device)
 
     def _elsewhere_detached(self, name: str) -> Any:
         def hook(module: torch.nn.Module, args: Any, output: Any) -> torch.Tensor | None:
