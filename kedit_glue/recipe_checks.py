@@ -82,6 +82,13 @@ TRAIN_EXTRA_NEVER = {
     "use_ray": f"{PER_SAMPLE}: Ray's workers take no callbacks of ours; launch.processes starts torchrun",
     "adapter_name_or_path": "each batch trains an adapter of its own",
     "use_dora": "mergekit merges LoRA's form only",
+    "overwrite_cache": "LLaMA-Factory would train on an earlier batch's tokens",
+    "overwrite_output_dir": "a batch that was cut off is trained again in its own folder",
+    "save_strategy": "the tuned model is saved once, when its batch is done",
+    "logging_steps": "progress and the curves are read from every step",
+    "dataloader_num_workers": "a batch's facts are in memory: workers would have nothing to load",
+    "ddp_backend": "it follows from device",
+    "ddp_find_unused_parameters": "it follows from launch.processes",
 }
 TRAIN_EXTRA_SECRET = {
     "hf_hub_token": "set HF_TOKEN in the environment",

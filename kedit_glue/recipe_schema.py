@@ -245,7 +245,9 @@ class Train(Section):
         "a list of tensorboard, wandb or others that transformers knows",
     )
     extra: dict[str, Any] = key(
-        {}, "LLaMA-Factory's own further keys, passed on verbatim", "a mapping of keys that no key here sets"
+        {},
+        "LLaMA-Factory's own further keys, passed on verbatim, e.g. lr_scheduler_type, optim, use_muon",
+        "a mapping of keys that no key here sets",
     )
 
     @property

@@ -16,6 +16,7 @@ from kedit_glue.files import write_rendered
 from kedit_glue.merging import MergeRefused
 from kedit_glue.plan import Place, Plan, Rendered, make_plan
 from kedit_glue.recipe import Recipe
+from kedit_glue.recipe_checks import TRAIN_EXTRA, TRAIN_EXTRA_NEVER
 from kedit_glue.render import RenderError, content, render, require
 
 PlanOf = Callable[..., Plan]
@@ -115,6 +116,16 @@ def test_every_setting_of_training_is_said(plan_of: PlanOf, tmp_path: Path) -> N
         "report_to": "none",
         "warmup_steps": 3,
     }
+
+
+@pytest.mark.parametrize("more", ["", "lora: {rank: 2}, "], ids=["full", "lora"])
+def test_a_further_key_is_refused_by_name_or_takes_the_place_of_the_templates(plan_of: PlanOf, more: str) -> None:
+    plan = plan_of(f"train: {{{more}layers: 4-5}}", tensors=TENSORS)
+    given = set(said(plan, "train.yaml")) - TRAIN_EXTRA.keys() - TRAIN_EXTRA_NEVER.keys()
+    assert given == {"lr_scheduler_type", "optim"} | ({"lora_dropout"} if more else set())
+    extra = ", ".join(f"{key}: mine" for key in sorted(given))
+    found = said(plan_of(f"train: {{{more}layers: 4-5, extra: {{{extra}}}}}", tensors=TENSORS), "train.yaml")
+    assert {key: found[key] for key in given} == dict.fromkeys(given, "mine")
 
 
 @pytest.mark.parametrize(

@@ -338,6 +338,7 @@ EXTRA = {
     "train.resume_from_checkpoint": f"{NEVER} it skips the new batch's steps (LLaMA-Factory issue 6350)",
     "train.adapter_name_or_path": f"{NEVER} each batch trains an adapter of its own",
     "train.use_dora": f"{NEVER} mergekit merges LoRA's form only",
+    "train.save_strategy": f"{NEVER} the tuned model is saved once, when its batch is done",
     "train.packing": f"{PER_SAMPLE} several facts would share one sequence",
     "train.deepspeed": f"{TAKEN} 'launch.deepspeed'",
     "train.fsdp": f"{PER_SAMPLE} the inner loop and protection need whole matrices; launch.processes shares facts",
