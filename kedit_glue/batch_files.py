@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit_glue import learned, methods, modules
-from kedit_glue.merging import Tuned, fill_in, merge_formats, merge_inputs
+from kedit_glue.merging import Tuned, check_paths, fill_in, merge_formats, merge_inputs
 from kedit_glue.recipe_schema import Recipe
 from kedit_glue.stages import Fact, Place, Rendered
 
@@ -168,6 +168,7 @@ def merge_yaml(
     recipe: Recipe, place: Place, number: int | None, onto: str, before: str, tuned: Sequence[Tuned]
 ) -> Rendered:
     """mergekit's YAML: ``tuned`` with ``onto``; ``before`` is the model that batch ``number`` was trained from."""
+    check_paths([onto, before, *(path for model in tuned for path in (model.model, model.adapter))])
     merge = recipe.merge
     path = folder_of(place, number) / "merge.yaml"
     common = {"batch": number, "here": shlex.quote(str(path))}

@@ -8,7 +8,7 @@ works without a line here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,17 @@ def merge_inputs(
             each = {**own, "weight": each_number(own["weight"], lambda w: w / len(tuned))}
     models = tuple({"path": t.name, "parameters": each} for t in tuned)
     return MergeInputs(None, ({"path": original, "parameters": rest}, *models), shared)
+
+
+def check_paths(paths: Iterable[str | None]) -> None:
+    """MergeRefused for a path that mergekit takes apart: '@' begins a revision, '+' an adapter (common.py:68, 196)."""
+    for path in filter(None, paths):
+        if taken := [sign for sign in "@+" if sign in path]:
+            raise MergeRefused(
+                f"mergekit reads '{taken[0]}' in a model's path as the beginning of "
+                f"{'a revision' if taken[0] == '@' else 'an adapter'}: {path}; "
+                "move or rename the folder: of runs with 'output', of the model with 'model'"
+            )
 
 
 def check_count(method: MergeMethod, tuned: int) -> None:

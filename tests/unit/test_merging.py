@@ -12,6 +12,7 @@ from kedit_glue.merging import (
     MergeRefused,
     Tuned,
     check_count,
+    check_paths,
     each_number,
     fill_in,
     merge_formats,
@@ -269,3 +270,25 @@ def test_models_get_other_names_wherever_they_stand() -> None:
     found = renamed(content, {"/run/tuned": "/scratch/tuned"})
     assert models_named(found) == {"/run/original", "/scratch/tuned"}
     assert found["models"][0]["parameters"] == content["models"][0]["parameters"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (
+            ["/models/a", "/runs/a@b/tuned"],
+            "mergekit reads '@' in a model's path as the beginning of a revision: /runs/a@b/tuned; "
+            "move or rename the folder: of runs with 'output', of the model with 'model'",
+        ),
+        (
+            ["/c++/model", None],
+            "mergekit reads '+' in a model's path as the beginning of an adapter: /c++/model; "
+            "move or rename the folder: of runs with 'output', of the model with 'model'",
+        ),
+    ],
+)
+def test_a_path_that_mergekit_takes_apart(paths: list[str | None], message: str) -> None:
+    with pytest.raises(MergeRefused) as refused:
+        check_paths(paths)
+    assert str(refused.value) == message
+    check_paths(["/a b/#1", None, "owner/name"])
