@@ -152,7 +152,7 @@ def merge_rows(document: Mapping[str, Any]) -> list[list[str]]:
         return []
     for b in document["batches"]:
         merge = b.get("merge", {})
-        if "task_vector_norm_merged" in merge:
+        if all(merge.get(key) is not None for key in ("task_vector_norm_tuned", "task_vector_norm_merged", "density")):
             agreement = merge.get("sign_agreement")
             rows.append(
                 [
@@ -161,7 +161,7 @@ def merge_rows(document: Mapping[str, Any]) -> list[list[str]]:
                     f"{merge['task_vector_norm_merged']:.3f}",
                     percent(merge["density"]),
                     percent(agreement),
-                    merge.get("way", "-"),
+                    merge.get("way") or "-",
                 ]
             )
     return rows
@@ -226,8 +226,8 @@ def lost(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Facts that the edited model does not answer wholly, worst first."""
     seen = report_search.chose(document)
     scored = [f for f in document["facts"] if f["id"] not in seen]
-    missed = [f for f in scored if f["after"].get(metrics.SUCCESS, 1.0) < 1.0]
-    return sorted(missed, key=lambda f: f["after"][metrics.SUCCESS])
+    asked = [f for f in scored if f["after"].get(metrics.SUCCESS) is not None]
+    return sorted((f for f in asked if f["after"][metrics.SUCCESS] < 1.0), key=lambda f: f["after"][metrics.SUCCESS])
 
 
 def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
@@ -323,7 +323,8 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += [""]
     if seconds:
         spent = ", ".join(f"{kind} {duration(value)}" for kind, value in seconds.items() if kind != "all")
-        lines += ["## Time", "", f"{duration(seconds['all'])} in tools: {spent}.", ""]
+        whole = f"{duration(seconds['all'])} in tools: " if "all" in seconds else ""
+        lines += ["## Time", "", f"{whole}{spent}.", ""]
     if cost := document.get("cost"):
         lines += ["## Cost", "", *(f"- {line}" for line in cost_lines(cost)), ""]
     lines += [

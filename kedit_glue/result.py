@@ -61,6 +61,11 @@ def load(path: Path | str) -> Result:
     return result
 
 
+def plain(result: Result) -> dict[str, Any]:
+    """As a mapping, the way a run writes it: what is optional and null in the file, or not there, is absent."""
+    return result.model_dump(by_alias=True, exclude_unset=True, exclude_defaults=True)
+
+
 def find(path: Path) -> Path:
     """The ``scores.json`` that is meant by a file or folder; raises ResultError where there is none."""
     if path.is_file():

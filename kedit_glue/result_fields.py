@@ -132,6 +132,18 @@ class GeneralChange(Part):
         "after; absent where nothing is generated",
     )
 
+    @model_validator(mode="after")
+    def _whole(self) -> GeneralChange:
+        for name, beside in {
+            "change": ("change_95",),
+            "change_95": ("change",),
+            "noise": ("change", "inside_base_interval"),
+            "p": ("items_better", "items_worse"),
+        }.items():
+            if getattr(self, name) is not None and (lacks := [n for n in beside if getattr(self, n) is None]):
+                raise ValueError(f"{name} without {' and '.join(lacks)}")
+        return self
+
 
 Summaries = dict[MetricName, Summary]
 General = dict[Text, GeneralTask]
@@ -248,6 +260,14 @@ class Retention(Part):
     )
     curve: list[Point] = Field(description="the same by age, youngest first")
     sampled: bool = Field(description="whether some of the earlier facts were not asked")
+
+    @model_validator(mode="after")
+    def _rows(self) -> Retention:
+        if self.matrix is not None and len(self.matrix) != len(self.after):
+            raise ValueError(f"{len(self.matrix)} rows in matrix, {len(self.after)} batches in after")
+        if self.matrix is not None and len({len(row) for row in self.matrix}) > 1:
+            raise ValueError("rows of different lengths in matrix")
+        return self
 
 
 class Fact(Part):

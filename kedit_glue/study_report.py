@@ -142,16 +142,17 @@ SECONDS = ("train_seconds", "merge_seconds", "all_seconds")
 
 def _one(document: Mapping[str, Any], shown: Sequence[str]) -> dict[str, Any]:
     values = {metric: list(fact_values(document, metric).values()) for metric in shown}
+    steps = [s for b in document["batches"] if (s := b.get("training", {}).get("optimizer_steps")) is not None]
     train = [b["training"] for b in document["batches"] if "training" in b]
     merge = [b["merge"] for b in document["batches"] if "merge" in b]
     whole = {m: found for m in shown if m not in METRICS and not values[m] and (found := _whole(document, m))}
     return {
         "metrics": {m: _mean(v) for m, v in values.items() if v} | whole,
         "general": document["after"]["general_change"],
-        "optimizer_steps": sum(t["optimizer_steps"] for t in train) if train else None,
+        "optimizer_steps": sum(steps) if steps else None,
         "train_seconds": round(sum(t["seconds"] for t in train), 3),
         "merge_seconds": round(sum(m["seconds"] for m in merge), 3),
-        "all_seconds": document["seconds"]["all"],
+        "all_seconds": document["seconds"].get("all", sum(document["seconds"].values())),
         "method": document.get("method"),
         "harmonic": harmonic(document, values),
         "cost": document.get("cost") or {},

@@ -78,7 +78,7 @@ def at_most(task: str, change: Mapping[str, Any], most: float) -> Reason:
         return reason(None, f"{task} has no change to compare")
     loss, low, high = found
     said = f"{task}: {loss_or_gain(loss, low, high)}"
-    if change["noise"]:
+    if change.get("noise"):
         return reason(True, f"{said}, no change beyond the noise")
     if loss <= most:
         return reason(True, f"{said}, up to {percent(most)} of loss is tolerated")

@@ -73,6 +73,9 @@ def heat_map(document: Document) -> Drawn:
     if found["matrix"] is None:
         return Missing("retention", heading, "The run has too many batches for a matrix; the curve says it in short.")
     rows = list(zip(found["after"], found["matrix"], strict=True))
+    last = [value for value in rows[-1][1] if value is not None]
+    if not last:
+        return Missing("retention", heading, "After the last batch no fact was asked.")
     columns = evenly(range(len(found["matrix"][0])))
     shown = [rows[at] for at in evenly(range(len(rows)))]
     series = [
@@ -82,7 +85,6 @@ def heat_map(document: Document) -> Drawn:
         )
         for after, cells in shown
     ]
-    last = [value for value in rows[-1][1] if value is not None]
     told = f"{title(found['metric'])} after the last batch is between {100 * min(last):.1f} and {100 * max(last):.1f} %"
     thinned = len(columns) < len(found["matrix"][0])
     return Figure(

@@ -47,8 +47,7 @@ def page_of(path: Path) -> tuple[Page, Path]:
 
 def run(path: Path) -> Page:
     file = result.find(path)
-    # as it was written: what the file lacks is absent, not null
-    document = result.load(file).model_dump(by_alias=True, exclude_unset=True)
+    document = result.plain(result.load(file))
     return run_page.page(document, beside(file.parent, document))
 
 
@@ -106,7 +105,7 @@ def cells(folder: Path, row: dict[str, Any]) -> list[Result]:
         if "metrics" not in row or not (folder / run / result.FILE).is_file():
             found.append(Result(run, own, None, row["cause"] or "its scores.json is gone", at, group))
             continue
-        document = result.load(folder / run).model_dump(by_alias=True, exclude_unset=True)
+        document = result.plain(result.load(folder / run))
         found.append(Result(run, own, document, "", at, group))
     return found
 

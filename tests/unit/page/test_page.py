@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kedit_glue import page, report_notes, results
+from kedit_glue import page, report, report_notes, result, results
 from kedit_glue.page import __main__ as command
 from kedit_glue.page import facts, latex, of_batches, of_run
 from kedit_glue.page.content import Table
@@ -281,3 +282,38 @@ def test_a_page_needs_no_torch(run: Callable[..., Path]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def places(value: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
+        yield (*at, key)
+        if isinstance(inside, dict | list):
+            yield from places(inside, (*at, key))
+
+
+@pytest.mark.parametrize("how", ["null", "gone"])
+def test_whatever_a_result_may_lack_its_reports_are_made(run: Callable[..., Path], scored: Scored, how: str) -> None:
+    """Every value of a result that is changed by hand: either it is refused by name, or there are reports."""
+    whole = scored()
+    folder, sound, refused = run(whole), 0, 0
+    for *above, last in places(whole):
+        document = copy.deepcopy(whole)
+        at = document
+        for key in above:
+            at = at[key]
+        if how == "null":
+            at[last] = None
+        else:
+            del at[last]
+        (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
+        try:
+            loaded = result.plain(result.load(folder))
+        except result.ResultError as error:
+            assert str(folder) in str(error)
+            refused += 1
+            continue
+        page_of(folder)
+        report.markdown(loaded)
+        table(About("s", "r.yaml", "a"), [Result("a", {}, loaded)])
+        sound += 1
+    assert sound > 20 and refused > 20
