@@ -126,8 +126,10 @@ def whole_model(run: Finished, base: Base, cleaning: Cleaning) -> Publication:
     return _publication(MODEL, run, base, [*items, *_told(run, readme, cleaning)], cleaning)
 
 
-def task_vector(run: Finished, base: Base, cleaning: Cleaning, at: str | None) -> Publication:
-    """The tensors that the run changed; ``at``: the hub id that it goes to.
+def task_vector(
+    run: Finished, base: Base, cleaning: Cleaning, at: str | None, revision: str | None = None
+) -> Publication:
+    """The tensors that the run changed; ``at``: the hub id that it goes to, ``revision``: the branch there.
 
     Raises CannotStart where that is nothing, everything, or no tensor of the base.
     """
@@ -159,11 +161,13 @@ def task_vector(run: Finished, base: Base, cleaning: Cleaning, at: str | None) -
     sums = "".join(f"{shard.sha256}  {shard.name}\n" for shard in shards).encode()
     front, body = _card(run)
     front = {**_origin(front, base), **base.licence, "tags": [*_tags(front), "task-vector"]}
+    applied = sum(differ.get(name, tensor).size for name, tensor in had.items())
     formats = sorted({at.dtype for at in differ.values()})
     values = {
         "name": run.recipe.name,
         "base": _said_of(base),
         "at": at,
+        "at_revision": revision,
         "tensors": len(differ),
         "of": len(had),
         "size": environment.size(vector.size),
@@ -173,7 +177,7 @@ def task_vector(run: Finished, base: Base, cleaning: Cleaning, at: str | None) -
         "load_as": stored_format(run.folder),
         "converted": base.converted,
         # mergekit copies the base's index and writes shards of its own, or one file without an index
-        "stale_index": (base.folder / weights.INDEX).is_file() and sum(s.size for s in shards) < ONE_SHARD,
+        "stale_index": (base.folder / weights.INDEX).is_file() and applied < ONE_SHARD,
         "other_files": [item.name for item in checked if _is_other(item, base.folder)],
         "intro": _part(body, ""),
         "scores": _part(body, "Scores"),

@@ -181,7 +181,7 @@ def publish(options: argparse.Namespace, display: Display) -> None:
     display.begin(f"{run.folder.name}: reading and hashing {TITLES[_what(options)]}", None)
     try:
         if options.only_task_vector:
-            made = publication.task_vector(done, base, cleaning, target.hub)
+            made = publication.task_vector(done, base, cleaning, target.hub, options.revision)
         else:
             made = publication.whole_model(done, base, cleaning)
     finally:
@@ -189,6 +189,8 @@ def publish(options: argparse.Namespace, display: Display) -> None:
     goes_to = str(target.folder or f"{target.hub} on the hub, branch {options.revision or 'main'}, {seen_by(options)}")
     for line in table(made, goes_to):
         display.say(line)
+    if target.folder:
+        published.check(made, target.folder)
     if options.dry_run:
         display.say("nothing was sent or written; run the same command without --dry-run")
     elif target.folder:

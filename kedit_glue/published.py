@@ -18,12 +18,16 @@ CHECKED = 1 << 26
 
 
 def write_folder(made: Publication, target: Path) -> None:
-    """Whole or not there; real files. Raises CannotStart where something else lies there."""
-    check_free(target, made)
-    check_space(made.size, target)
+    """Whole or not there; real files; ``check`` goes before."""
     with changed.whole_folder(target) as aside:
         for item in made.items:
             write(item, aside / item.name)
+
+
+def check(made: Publication, target: Path) -> None:
+    """Raises CannotStart where something else lies there, or the disk has no room."""
+    check_free(target, made)
+    check_space(made.size, target)
 
 
 def write(item: Item, to: Path) -> None:

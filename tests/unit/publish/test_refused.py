@@ -216,6 +216,7 @@ def test_what_is_not_ours_stays(
     said = ask(to=out, code=2)
     assert said == f"{out} is not empty, and {why}: give --to a new folder, or empty this one\n"
     assert files(out) == before
+    assert ask("--dry-run", to=out, code=2) == said, "what is refused later is refused now"
 
 
 def flip(file: Path) -> None:

@@ -126,6 +126,9 @@ def test_a_base_of_another_format_is_loaded_in_the_runs(whole: Finished) -> None
     assert b"The edits were made in float32, the base is stored otherwise: name the format when you load" in card
     assert b"hf download o/b --revision 0123abc --local-dir base\n" in card
     assert b"hf download me/v --local-dir vector\n" in card
+    made = publication.task_vector(whole, Base("b", whole.original), Cleaning([], {}, "/home/x"), "me/v", "vec")
+    card = next(item.content for item in made.items if item.name == "README.md")
+    assert isinstance(card, bytes) and b"hf download me/v --revision vec --local-dir vector\n" in card
 
 
 def test_a_base_of_several_shards_leaves_no_index_behind(whole: Finished, tmp_path: Path) -> None:
@@ -135,6 +138,24 @@ def test_a_base_of_several_shards_leaves_no_index_behind(whole: Finished, tmp_pa
     sharded = Base("b", whole.folder)
     card = next(i.content for i in vector_of(whole, sharded).items if i.name == "README.md")
     assert isinstance(card, bytes) and b"\nrm edited/model.safetensors.index.json  #" in card
+
+
+@pytest.mark.parametrize(("shard", "one_file"), [(1.01, False), (2, True)])
+def test_the_index_goes_by_the_results_size(
+    whole: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: float, one_file: bool
+) -> None:
+    """A base of half the bytes becomes larger when edited tensors take their place."""
+    (half := tmp_path / "half").mkdir()
+    header, end = {}, 0
+    for name, at in weights.stored(whole.original).items():
+        header[name] = {"dtype": "BF16", "shape": at.shape, "data_offsets": [end, end + at.size // 2]}
+        end += at.size // 2
+    head = json.dumps(header).encode()
+    (half / weights.SINGLE).write_bytes(struct.pack("<Q", len(head)) + head + bytes(end))
+    (half / weights.INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(header, weights.SINGLE)}))
+    monkeypatch.setattr(publication, "ONE_SHARD", shard * end)
+    card = next(i.content for i in vector_of(whole, Base("b", half)).items if i.name == "README.md")
+    assert isinstance(card, bytes) and (b"\nrm edited/" in card) is one_file
 
 
 def test_a_packaged_base_comes_from_its_package(whole: Finished) -> None:
