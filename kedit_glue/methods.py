@@ -53,6 +53,8 @@ MEMORY = "serac"
 """Folder in the folder of a model that remembers: models of the memory's own."""
 LEARNED = ("mend", "serac")
 """Methods whose editor is trained once, on other facts than the edits (``learned``)."""
+FURTHER: Mapping[str, tuple[str, ...]] = {"rome": ("context_template_length_params",)}
+"""What EasyEdit's editors (its package) read beyond a recipe's keys and the model's module names."""
 AT_SUBJECT = ("rome", "memit", "emmet")
 """Methods that look a fact up at its subject, which has to stand in the prompt."""
 TRAINED = ("rsft_merge", "rsft", "sft", "locft_bf")
@@ -124,7 +126,9 @@ def hparams(recipe: Recipe, model: str, n_layers: int | None, tensors: Any, cach
     rewrite, _ = second_matrix(tensors)
     layer = rewrite[: rewrite.index("{}") + 2]
     found: dict[str, Any] = {"alg_name": METHODS[recipe.method].algorithm, "model_name": model, "device": 0}
-    found["layers"] = list(numbers) if numbers is not None else []
+    # of adapters an empty list is all layers, of the others no layer
+    every = [] if recipe.method == "adalora" else range(n_layers or 32)
+    found["layers"] = list(every if numbers is None else numbers)
     names = list(tensors or {})
     known = {
         "layer_module_tmp": layer,

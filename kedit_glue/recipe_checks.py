@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedit_glue.deepspeed_file import file_problem
-from kedit_glue.methods import LEARNED, TRAINED, settings
+from kedit_glue.methods import FURTHER, LEARNED, METHODS, TRAINED, settings
 from kedit_glue.models import ModelError, layer_count
 from kedit_glue.problems import did_you_mean
 from kedit_glue.recipe_errors import Draft
@@ -121,6 +121,7 @@ def cross_check(recipe: Recipe, draft: Draft, merge_methods: Mapping[str, frozen
     _check_several(recipe, draft)
     _check_method(recipe, draft)
     _check_learned(recipe, draft)
+    _check_further(recipe, draft)
     _check_tuned(recipe, draft)
     _check_extra(recipe, draft)
     check_search(recipe, draft, merge_methods)
@@ -173,6 +174,28 @@ def _check_learned(recipe: Recipe, draft: Draft) -> None:
     if recipe.method == "serac" and recipe.score.edits.easyedit and draft.sound(("score", "edits", "easyedit")):
         found = "a checkout, while method is serac, whose scope the package's code decides in the same process"
         draft.add(("score", "edits", "easyedit"), found, "null")
+
+
+def _check_further(recipe: Recipe, draft: Draft) -> None:
+    """A key that no editor reads changes nothing, or fails at the first batch; of a checkout only EasyEdit knows."""
+    own, section = settings(recipe), ("methods", recipe.method)
+    if recipe.method in LEARNED or "extra" not in own or not draft.sound((*section, "extra")):
+        return
+    if METHODS[recipe.method].by == "checkout" and recipe.methods.easyedit is not None:
+        return
+    read = FURTHER.get(recipe.method, ())
+    for key in own["extra"]:
+        if key in own:
+            draft.add(
+                (*section, "extra", key),
+                "the recipe sets this key itself",
+                "",
+                f"set it with 'methods.{recipe.method}.{key}'",
+            )
+        elif key not in read:
+            title = METHODS[recipe.method].title
+            found = f"{title} reads no such key, or it follows from the model and from methods.{recipe.method}"
+            draft.add((*section, "extra", key), found, ", ".join(read) or "no further key")
 
 
 def _check_protection(recipe: Recipe, draft: Draft) -> None:

@@ -14,7 +14,7 @@ Method = Literal[
 ]
 LAYERS = "'all', a range such as '4-8', 'first 4', 'last 4', or a list of layer numbers from 0 and such ranges"
 FURTHER_TRAINING = "EasyEdit's own further keys, passed on verbatim, such as dist_heads or n_hidden"
-FURTHER = "EasyEdit's own further keys, passed on verbatim, such as rewrite_module_tmp"
+FURTHER = "What else the editor reads, passed on verbatim: ROME's context_template_length_params, a checkout's own keys"
 
 
 def layers(default: Any) -> Any:

@@ -158,10 +158,15 @@ def test_module_names_are_the_models_own(recipe: Any, tensors: Any, found: tuple
 
 
 def test_keys_that_the_recipe_lacks_are_passed_on(recipe: Any) -> None:
-    made = recipe("rome", "methods: {rome: {extra: {fp16: true, mom2_dtype: float64}}}\n")
-    said = methods.hparams(made, "/m", 12, LLAMA, "/cache")
-    assert said["fp16"] is True
-    assert said["mom2_dtype"] == "float64"
+    made = recipe("rome", "methods: {rome: {extra: {context_template_length_params: [[5, 1]]}}}\n")
+    assert methods.hparams(made, "/m", 12, LLAMA, "/cache")["context_template_length_params"] == [[5, 1]]
+
+
+@pytest.mark.parametrize(("method", "found"), [("memit", list(range(12))), ("ft_l", list(range(12))), ("adalora", [])])
+def test_all_layers_in_the_editors_own_words(recipe: Any, method: str, found: list[int]) -> None:
+    """AdaLoRA's empty list is peft's ``layers_to_transform=None`` (lora_main.py), MEMIT's would be no layer."""
+    made = recipe(method, f"methods: {{{method}: {{layers: all}}}}\n")
+    assert methods.hparams(made, "/m", 12, LLAMA, "/cache")["layers"] == found
 
 
 def test_a_model_without_such_a_matrix_is_refused() -> None:
@@ -179,6 +184,12 @@ def test_a_model_without_such_a_matrix_is_refused() -> None:
         ("method: rome\nmethods: {rome: {fact_token: last}}\n", "subject_last"),
         ("method: ft_m\nmethods: {easyedit: /no/such/folder}\n", "no such folder"),
         ("method: memit\nmethods: {memit: {moments: nowhere.jsonl}}\n", "no such file"),
+        ("method: rome\nmethods: {rome: {extra: {fp16: true}}}\n", "allowed: context_template_length_params"),
+        ("method: rome\nmethods: {rome: {extra: {v_lr: 1}}}\n", "set it with 'methods.rome.v_lr'"),
+        (
+            "method: memit\nmethods: {memit: {extra: {rewrite_module_tmp: x}}}\n",
+            "MEMIT reads no such key, or it follows from the model and from methods.memit; allowed: no further key",
+        ),
         ("method: ice\nmethods: {ice: {encoder: /no/such/folder}}\n", "no such folder"),
     ],
 )
