@@ -14,20 +14,36 @@ from rich.console import Console
 
 from kedit_glue import job
 from kedit_glue.batch_files import TEMPLATES
+from kedit_glue.methods import TRAINED, training
 from kedit_glue.modules import layer_numbers
 from kedit_glue.progress import Display
 from kedit_glue.recipe import Recipe, load_recipe
+from kedit_glue.recipe_schema import Train
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-RECIPES = {"smollm2_seq": [], "llama2_seq": ["edits.batch_size=2"]}
-"""The sample that comes with llama2_seq has six facts: three batches of it."""
+RECIPES = {
+    "smollm2_seq": ("smollm2_seq", [], 4),
+    "llama2_seq": ("llama2_seq", ["edits.batch_size=2"], 3),  # the sample that it comes with has six facts
+    **{
+        f"{model}-{method}": (
+            f"methods/{model}",
+            [f"method={method}", "train.mini_batch=2", "edits.batch_size=2", "edits.limit=4"],
+            2,
+        )
+        for model in ("llama2_7b_chat", "llama3_8b", "smollm2")
+        for method in TRAINED
+    },
+}
+"""Test -> file below ``recipes``, what is set, number of batches."""
 
 
 @dataclass
 class Dry:
     recipe: Recipe
+    train: Train
+    """As the method has it."""
     folder: Path
     trains: list[Path]
     merges: list[Path]
@@ -36,16 +52,16 @@ class Dry:
 @pytest.fixture(scope="module", params=sorted(RECIPES))
 def dry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dry:
     """A recipe after ``--dry-run``."""
-    name = request.param
+    name, overrides, batches = RECIPES[request.param]
     output = tmp_path_factory.mktemp("runs")
-    overrides = [f"output={output}", *RECIPES[name]]
+    overrides = [f"output={output}", *overrides]
     file = ROOT / "recipes" / f"{name}.yaml"
     job.run(job.Options(file, overrides, dry_run=True), Display(None, Console(file=io.StringIO())))
-    folder = output / name
     recipe = load_recipe(file, overrides)
+    folder = output / recipe.name
     found = [sorted(folder.glob(f"batch_*/{kind}.yaml")) for kind in ("train", "merge")]
-    assert [len(f) for f in found] == [{"smollm2_seq": 4, "llama2_seq": 3}[name]] * 2
-    return Dry(recipe, folder, *found)
+    assert [len(f) for f in found] == [batches, batches if recipe.method == "rsft_merge" else 0]
+    return Dry(recipe, training(recipe), folder, *found)
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -67,7 +83,7 @@ def parse() -> Any:
 
 
 def test_llamafactory_takes_every_train_yaml(dry: Dry, parse: Any) -> None:
-    train = dry.recipe.train
+    train = dry.train
     for number, file in enumerate(dry.trains):
         said = read(file)
         # without a GPU, TrainingArguments refuses bf16 unless it is told to use the CPU; nothing else is changed
@@ -89,15 +105,16 @@ def test_llamafactory_takes_every_train_yaml(dry: Dry, parse: Any) -> None:
         assert training.save_strategy == "no" and training.report_to in ([], "none", ["none"])
         assert training.output_dir == str(file.parent / "tuned")
         assert (finetuning.stage, finetuning.finetuning_type) == ("sft", "freeze")
-        assert finetuning.freeze_trainable_modules == ["mlp"]
+        assert finetuning.freeze_trainable_modules == ["mlp"]  # of which rsft.yaml narrows to some matrices
         # LLaMA-Factory can name the first or the last layers only; rsft.yaml narrows them
-        layers = layer_numbers(dry.recipe.train.layers, None)
+        layers = layer_numbers(train.layers, None)
         assert finetuning.freeze_trainable_layers == (1000 if layers is None else -(layers[-1] + 1))
         assert finetuning.disable_shuffling is not train.shuffle
         for key, value in train.extra.items():
             assert getattr(model, key, getattr(training, key, None)) == value
         if number:
-            assert said["model_name_or_path"] == str(dry.folder / f"batch_{number:03d}" / "merged")
+            left = "merged" if dry.merges else "tuned"
+            assert said["model_name_or_path"] == str(dry.folder / f"batch_{number:03d}" / left)
 
 
 def test_llamafactory_takes_them_unchanged_where_the_machine_can(dry: Dry, parse: Any) -> None:
@@ -142,6 +159,7 @@ def test_mergekit_takes_every_merge_yaml(dry: Dry) -> None:
         assert config.tokenizer_source is None
 
 
+@pytest.mark.parametrize("dry", ["smollm2_seq"], indirect=True)
 def test_a_key_that_mergekit_drops_is_seen(dry: Dry) -> None:
     from kedit_glue.tools.mergekit import dropped_keys
 
@@ -158,5 +176,5 @@ def test_rsft_takes_its_yaml(dry: Dry) -> None:
 
     for file in dry.trains:
         settings = Settings(**read(file.with_name("rsft.yaml")))
-        assert settings.inner_steps == dry.recipe.train.inner_steps
-        assert settings.loss_threshold == dry.recipe.train.loss_threshold
+        assert settings.inner_steps == dry.train.steps_in_a_row
+        assert settings.loss_threshold == dry.train.loss_threshold
