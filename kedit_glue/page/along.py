@@ -13,6 +13,7 @@ from kedit_glue.study_grid import labels
 from kedit_glue.study_report import About, seeds_interval
 
 ALONG = "Scores along an axis"
+ALL = "all"
 NO_AXIS = "The study has no axes: its cells are named one by one. axes: in the study's file makes curves."
 
 
@@ -28,13 +29,21 @@ def curves(about: About, cells: Sequence[Cell]) -> list[Drawn]:
             continue
         others = list(dict.fromkeys(rest(cell, key, names) for cell in there))
         if len(others) == 1:
-            found.append(curve(key, name, there, values, measures(there)))
+            found += [curve(key, name, there, values, shown, said) for said, shown in together(measures(there)).items()]
         else:
-            found += [curve(key, name, there, values, [one], others, names) for one in measures(there)]
+            found += [curve(key, name, there, values, [one], one.name, others, names) for one in measures(there)]
     if found:
         return found
     why = NO_AXIS if not about.axes else "No two values of an axis have a result yet."
     return [Missing("curves", ALONG, why)]
+
+
+def together(found: Sequence[Measure]) -> dict[str, list[Measure]]:
+    """What stands in one figure: those of one protocol, ``all`` where there is no other."""
+    by: dict[str, list[Measure]] = {}
+    for measure in found:
+        by.setdefault(measure.protocol.replace("_", "-"), []).append(measure)
+    return by if len(by) > 1 else {ALL: list(found)}
 
 
 def rest(cell: Cell, key: str, names: Mapping[str, str]) -> str:
@@ -48,33 +57,34 @@ def curve(
     cells: Sequence[Cell],
     values: Sequence[Any],
     shown: Sequence[Measure],
+    called: str,
     others: Sequence[str] = ("",),
     names: Mapping[str, str] | None = None,
 ) -> Figure:
     series = []
-    for measure, value in shown:
+    for measure in shown:
         for other in others:
             mine = [c for c in cells if names is None or rest(c, key, names) == other]
             at = [(place(v, values), c) for v in values for c in mine if text(c.at[key]) == text(v)]
-            points = over_seeds([p for x, cell in at if (p := value(cell, x)).y is not None])
+            points = over_seeds([p for x, cell in at if (p := measure.at(cell, x)).y is not None])
             if points:
-                series.append(Series(other or measure, points))
+                series.append(Series(other or measure.name, points))
     numeric = all(not isinstance(place(v, values), str) for v in values)
     spread = [float(place(v, values)) for v in values] if numeric else []
     ends = f"{name} {form(place(values[0], values))} to {form(place(values[-1], values))}"
     told = "; ".join(f"{s.name} {said(s.points[0].y)} to {said(s.points[-1].y)}" for s in series[:6])
     return Figure(
-        f"curve_{slug(key)}" + (f"_{slug(shown[0][0])}" if names else ""),
+        f"curve_{slug(key)}" + ("" if called == ALL else f"_{slug(called)}"),
         ALONG,
         f"{ends}: {told}.",
         "lines",
         Axis(name, log=bool(spread) and spread[0] > 0 and spread[-1] / spread[0] >= 50),
-        Axis(shown[0][0] if names else "score", "%", None if names else SHARES),
+        Axis(called if names else "score", "%", None if names else SHARES),
         series,
         "Bars are 95 % intervals over facts, or over seeds where a cell has several."
         + (" A line for each combination of the other axes." if names else ""),
         "curves",
-        {"axis": name, "measure": shown[0][0] if names else "all"},
+        {"axis": name, "measure": called},
     )
 
 

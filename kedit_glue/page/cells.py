@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from kedit_glue import study_report
+from kedit_glue.metrics import COUNTERFACT_S, METRICS, SHARE
 from kedit_glue.page.figure import Point, percent
-from kedit_glue.page.values import FORCED, KEPT, kept, point, title
+from kedit_glue.page.values import KEPT, kept, point, title
 from kedit_glue.study_report import Result
 
 HARMONIC = "harmonic mean H"
+SCORE = title(COUNTERFACT_S)
+BY = {HARMONIC: "H, the harmonic mean", SCORE: "S, the harmonic mean of CounterFact's scores"}
+"""What says most of a cell in one number, the first before the second."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +42,44 @@ class Cell:
         return point(x, self.row["metrics"].get(name), self.name)
 
 
-def cells_of(results: Sequence[Result]) -> list[Cell]:
-    """Those that have a result."""
-    rows = study_report.rows(results)
+def cells_of(results: Sequence[Result], shown: Collection[str] = study_report.METRICS) -> list[Cell]:
+    """Those that have a result, with the metrics ``shown`` that are shares."""
+    rows = study_report.rows(results, shares(shown))
     return [Cell(r.cell, row, r.document, r.at) for r, row in zip(results, rows, strict=True) if r.document is not None]
 
 
-Measure = tuple[str, Callable[[Cell, str | float], Point]]
-"""A name, and a cell's value of it at ``x``, in per cent."""
+class Measure(NamedTuple):
+    """A name, and a cell's value of it at ``x`` in per cent."""
+
+    name: str
+    at: Callable[[Cell, str | float], Point]
+    better: str = "higher"
+    protocol: str = "teacher_forced"
+    """Both as a metric says them."""
+
+
+def shares(names: Collection[str]) -> list[str]:
+    """Those of the metrics that figures show together: from 0 to 1, in their usual order."""
+    return [name for name, metric in METRICS.items() if name in names and metric.range == SHARE]
 
 
 def measures(cells: Sequence[Cell]) -> list[Measure]:
-    """What any cell has: the aspects, general ability, H."""
-    there = [m for m in FORCED if any(m in cell.row["metrics"] for cell in cells)]
-    found: list[Measure] = [(title(m), functools.partial(Cell.metric, name=m)) for m in there]
+    """What any cell has: the metrics, general ability, H; CounterFact's S before all where it stands for H."""
+    there = shares({name for cell in cells for name in cell.row["metrics"]})
+    found = [
+        Measure(title(m), functools.partial(Cell.metric, name=m), METRICS[m].better, METRICS[m].protocol) for m in there
+    ]
     if any(cell.kept for cell in cells):
-        found.append((KEPT, ability))
+        found.append(Measure(KEPT, ability))
     if any(cell.row["harmonic"] is not None for cell in cells):
-        found.append((HARMONIC, harmonic))
-    return found
+        return [*found, Measure(HARMONIC, harmonic)]
+    return sorted(found, key=lambda one: one.name != SCORE)
+
+
+def leading(cells: Sequence[Cell]) -> Measure | None:
+    """The measure that says most in one number; None where no cell has such a one."""
+    found = {one.name: one for one in measures(cells)}
+    return next((found[name] for name in BY if name in found), None)
 
 
 def harmonic(cell: Cell, x: str | float) -> Point:

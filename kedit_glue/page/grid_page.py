@@ -8,8 +8,9 @@ from typing import Any
 
 from kedit_glue import strict_yaml, study_grid, study_report, study_text, verdict
 from kedit_glue.page import facts, of_grid
-from kedit_glue.page.cells import HARMONIC, Cell, cells_of, measures
+from kedit_glue.page.cells import BY, Cell, Measure, cells_of, leading, measures
 from kedit_glue.page.content import Page, Section, Table, banner
+from kedit_glue.page.figure import Point
 from kedit_glue.problems import listed
 from kedit_glue.report import counted
 from kedit_glue.study_report import About, Result
@@ -21,7 +22,7 @@ MOST_NAMED = 4
 def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
     figures = of_grid.figures(about, results)
     about, results = of_grid.each_seed(about, results)
-    cells = cells_of(results)
+    cells = cells_of(results, about.metrics)
     document = study_report.table(about, results)
     rows = facts.across([(cell.name, cell.document) for cell in cells])
     verdicts = {cell.name: cell.document.get("verdict") or verdict.judged(cell.document) for cell in cells}
@@ -43,13 +44,13 @@ def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
 
 
 def headline(cells: Sequence[Cell]) -> str:
-    having = [cell for cell in cells if cell.row["harmonic"] is not None]
+    by = leading(cells)
     if not cells:
         return "No cell has a result yet."
-    if not having:
+    if by is None:
         return f"{counted(len(cells), 'cell has', 'cells have')} a result."
-    top = max(having, key=lambda cell: float(cell.row["harmonic"]))
-    return f"Best by H, the harmonic mean: {top.name}, {100 * top.row['harmonic']:.1f} %."
+    top = best(by, cells)
+    return f"Best by {BY[by.name]}: {top.x}, {top.y:.1f} %."
 
 
 def overall(verdicts: Mapping[str, Mapping[str, Any]], results: Sequence[Result]) -> dict[str, Any]:
@@ -71,17 +72,19 @@ def overall(verdicts: Mapping[str, Mapping[str, Any]], results: Sequence[Result]
 def tiles(cells: Sequence[Cell]) -> list[dict[str, str]]:
     """The best cell of each measure."""
     found = []
-    for name, value in measures(cells):
-        points = [p for cell in cells if (p := value(cell, cell.name)).y is not None]
-        top = max(points, key=lambda p: p.y or 0.0)
-        found.append(
-            {
-                "title": f"most {name}" if name != HARMONIC else name,
-                "after": f"{top.y:.1f} %",
-                "before": str(top.x),
-            }
-        )
+    for measure in measures(cells):
+        if measure.better == "as before":
+            continue
+        top = best(measure, cells)
+        most = "" if measure.name in BY else "least " if measure.better == "lower" else "most "
+        found.append({"title": f"{most}{measure.name}", "after": f"{top.y:.1f} %", "before": str(top.x)})
     return found
+
+
+def best(measure: Measure, cells: Sequence[Cell]) -> Point:
+    """Of those that have it, as ``Measure.better`` says."""
+    points = [p for cell in cells if (p := measure.at(cell, cell.name)).y is not None]
+    return min(points, key=lambda p: (p.y or 0.0) * (1 if measure.better == "lower" else -1))
 
 
 def sections(about: About, document: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, Any]]) -> list[Section]:
@@ -93,7 +96,7 @@ def sections(about: About, document: Mapping[str, Any], verdicts: Mapping[str, M
             "trade-offs",
             "Trade-offs",
             "Each point is a cell. On the Pareto front are the cells that no other beats in both.",
-            places=("success_locality", "success_general", "generalization_locality"),
+            places=("success_locality", "success_general", "generalization_locality", *of_grid.MORE_PAIRS),
         ),
         Section("compare", "Compared", places=("less", "general", "retention_curve")),
         Section("cost", "Cost", places=("cost", "worth")),

@@ -8,7 +8,7 @@ from typing import Any
 
 from kedit_glue import metrics, study_report
 from kedit_glue.page.along import curves
-from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, measures, slug
+from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, leading, measures, shares, slug
 from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series, percent
 from kedit_glue.page.of_batches import age_curve
 from kedit_glue.page.of_run import NO_GENERAL, cross, trade_off
@@ -17,8 +17,20 @@ from kedit_glue.report_search import chose
 from kedit_glue.study_report import About, Result
 
 MOST_CELLS = 8
-"""Lines in a figure that has one for each cell; the best by H are shown."""
+"""Lines in a figure that has one for each cell; the best are shown."""
 MOST_RADAR = 4
+PAIRS = {
+    "success_locality": (metrics.SUCCESS, metrics.LOCALITY),
+    "generalization_locality": (metrics.GENERALIZATION, metrics.LOCALITY),
+}
+MORE_PAIRS = {
+    "efficacy_neighborhood": (metrics.EFFICACY_SCORE, metrics.NEIGHBORHOOD_SCORE),
+    "paraphrase_neighborhood": (metrics.PARAPHRASE_SCORE, metrics.NEIGHBORHOOD_SCORE),
+    "exact_agreement": ("edit_success.generated.exact_match", metrics.AGREEMENT),
+    "withheld_agreement": (metrics.WITHHELD, metrics.AGREEMENT),
+    "withheld_locality": (metrics.WITHHELD, metrics.LOCALITY),
+}
+"""Trade-offs up and to the right; these where both were collected."""
 NO_CELL = "No cell has a result yet."
 NO_ORIGINAL = "No line is the original's: these cells edited different models, or were asked about different facts."
 
@@ -27,7 +39,7 @@ def figures(about: About, results: Sequence[Result]) -> list[Drawn]:
     """All of them, in the order of the page; differences are over seeds, where there are some."""
     less = less_baseline(about, results)
     about, results = each_seed(about, results)
-    cells = cells_of(results)
+    cells = cells_of(results, about.metrics)
     if not cells:
         return [Missing("cells", "Cells side by side", NO_CELL)]
     return [
@@ -47,12 +59,18 @@ def figures(about: About, results: Sequence[Result]) -> list[Drawn]:
 
 
 def best(cells: Sequence[Cell], most: int) -> list[Cell]:
-    """At most so many: the best by H, those without H last; in the cells' own order."""
-    ranked = sorted(
-        cells, key=lambda cell: -1.0 if cell.row["harmonic"] is None else cell.row["harmonic"], reverse=True
-    )
-    chosen = [cell.name for cell in ranked[:most]]
+    """At most so many: the best by the leading measure, those without it last; in the cells' own order."""
+    by = leading(cells)
+    values = {cell.name: by.at(cell, 0).y if by else None for cell in cells}
+    ranked = sorted(values.items(), key=lambda one: -1.0 if one[1] is None else one[1], reverse=True)
+    chosen = [name for name, _ in ranked[:most]]
     return [cell for cell in cells if cell.name in chosen]
+
+
+def best_of(cells: Sequence[Cell], most: int) -> str:
+    """Which these are, in words."""
+    by = leading(cells)
+    return f"The {most} best of {len(cells)} cells by {by.name}" if by else f"The first {most} of {len(cells)} cells"
 
 
 def each_seed(about: About, results: Sequence[Result]) -> tuple[About, list[Result]]:
@@ -65,10 +83,12 @@ def each_seed(about: About, results: Sequence[Result]) -> tuple[About, list[Resu
 def side_by_side(cells: Sequence[Cell]) -> list[Drawn]:
     """Each measure over all cells, the best on top."""
     found: list[Drawn] = []
-    for name, value in measures(cells):
-        points = [value(cell, cell.name) for cell in cells]
+    for measure in measures(cells):
+        name = measure.name
+        points = [measure.at(cell, cell.name) for cell in cells]
         there = sorted((p for p in points if p.y is not None), key=lambda p: -(p.y or 0.0))
         told = f"{there[0].x} is highest with {said(there[0].y)}, {there[-1].x} lowest with {said(there[-1].y)}"
+        ranked = there[::-1] if measure.better == "lower" else there
         found.append(
             Figure(
                 f"cells_{slug(name)}",
@@ -77,8 +97,8 @@ def side_by_side(cells: Sequence[Cell]) -> list[Drawn]:
                 "dots",
                 Axis("cell"),
                 Axis(name, "%"),
-                [Series(name, [Point(p.x, p.y, p.low, p.high, count=p.count) for p in there])],
-                "" if name == HARMONIC else "Lines are 95 % intervals.",
+                [Series(name, [Point(p.x, p.y, p.low, p.high, count=p.count) for p in ranked])],
+                "Lines are 95 % intervals." if any(p.low is not None for p in there) else "",
                 "cells",
                 {"measure": name},
             )
@@ -111,7 +131,7 @@ def radar(about: About, cells: Sequence[Cell]) -> Drawn:
         series.append(Series(cell.name, [Point(p.x, p.y, p.low, p.high) for p in points]))
     names = ", ".join(s.name for s in series)
     notes = [
-        f"The {MOST_RADAR} best of {len(cells)} cells by H, and the baseline." if len(cells) > len(chosen) else "",
+        f"{best_of(cells, MOST_RADAR)}, and the baseline." if len(cells) > len(chosen) else "",
         "" if same else NO_ORIGINAL,
     ]
     return Figure(
@@ -137,32 +157,34 @@ def original(document: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def trade_offs(about: About, cells: Sequence[Cell]) -> list[Drawn]:
-    """Success against locality and general ability; generalization against locality; with the fronts."""
-    pairs = [
-        ("success_locality", metrics.SUCCESS, metrics.LOCALITY),
-        ("generalization_locality", metrics.GENERALIZATION, metrics.LOCALITY),
-    ]
-    found = []
-    for name, up, right in pairs:
-        both = [c for c in cells if c.metric(0, up).y is not None and c.metric(0, right).y is not None]
-        points = [cross(c.name, c.metric(0, right), c.metric(0, up)) for c in both]
-        heading = f"{title(up).capitalize()} against {title(right)}"
-        why = f"{title(up).capitalize()} or {title(right)} was not measured."
-        found.append(trade_off(name, heading, Axis(title(right), "%"), Axis(title(up), "%"), points, why, ()))
+    """Success against locality and general ability; generalization against locality; what was collected; with the
+    fronts."""
+    found = [against(name, *pair, cells) for name, pair in PAIRS.items()]
     both = [c for c in cells if c.kept and c.metric(0, metrics.SUCCESS).y is not None]
     points = [cross(c.name, ability(c, 0), c.metric(0, metrics.SUCCESS)) for c in both]
     heading = "Edit success against general ability"
     success = Axis("edit success", "%")
     found.insert(1, trade_off("success_general", heading, Axis(KEPT, "%"), success, points, NO_GENERAL, ()))
-    return found
+    more = [against(name, *pair, cells) for name, pair in MORE_PAIRS.items()]
+    return [*found, *(one for one in more if isinstance(one, Figure))]
+
+
+def against(name: str, up: str, right: str, cells: Sequence[Cell]) -> Drawn:
+    """One metric against another."""
+    both = [c for c in cells if c.metric(0, up).y is not None and c.metric(0, right).y is not None]
+    points = [cross(c.name, c.metric(0, right), c.metric(0, up)) for c in both]
+    heading = f"{title(up).capitalize()} against {title(right)}"
+    why = f"{title(up).capitalize()} or {title(right)} was not measured."
+    return trade_off(name, heading, Axis(title(right), "%"), Axis(title(up), "%"), points, why, ())
 
 
 def less_baseline(about: About, results: Sequence[Result]) -> list[Drawn]:
     """Each metric less the baseline's, fact by fact."""
     heading = f"Difference to {about.baseline}"
-    differ = study_report.differences(results, about.baseline)
+    shown = shares(about.metrics)
+    differ = study_report.differences(results, about.baseline, shown)
     found: list[Drawn] = []
-    for metric in FORCED:
+    for metric in shown:
         there = [(d["cell"], one) for d in differ if (one := d["metrics"].get(metric))]
         if not there:
             continue
@@ -228,7 +250,7 @@ def ages(cells: Sequence[Cell]) -> Drawn:
         Axis("batches since the fact was taught"),
         Axis(title(there[0].document["retention"]["metric"]), "%"),
         series,
-        f"The {MOST_CELLS} best of {len(there)} cells by H." if len(there) > MOST_CELLS else "",
+        f"{best_of(there, MOST_CELLS)}." if len(there) > MOST_CELLS else "",
     )
 
 
@@ -255,21 +277,21 @@ def cost(cells: Sequence[Cell]) -> Drawn:
 
 
 def worth(about: About, cells: Sequence[Cell]) -> Drawn:
-    """H against time."""
-    heading = "What time buys"
-    there = [c for c in cells if c.row["harmonic"] is not None and c.seconds_a_fact > 0]
-    if not there:
+    """H, or what stands for it, against time."""
+    heading, by = "What time buys", leading(cells)
+    points = [by.at(c, c.seconds_a_fact) for c in cells if c.seconds_a_fact > 0] if by else []
+    points = [p for p in points if p.y is not None]
+    if by is None or not points:
         return Missing("worth", heading, "H needs edit success, generalization, locality and general ability.")
-    points = [Point(c.seconds_a_fact, percent(c.row["harmonic"]), label=c.name) for c in there]
     top = max(points, key=lambda p: p.y or 0.0)
     spread = [float(p.x) for p in points]
     return Figure(
         "worth",
         heading,
-        f"{top.label} has the highest H, {said(top.y)}, at {float(top.x):.2f} seconds a fact.",
+        f"{top.label} has the highest {by.name}, {said(top.y)}, at {float(top.x):.2f} seconds a fact.",
         "points",
         Axis("editing, for each fact", "s", log=max(spread) / min(spread) >= 20),
-        Axis("harmonic mean H", "%"),
+        Axis(by.name, "%"),
         [Series("cells", points, line=False, shows_labels=len(points) <= 6)],
         "Up and to the left is better.",
     )

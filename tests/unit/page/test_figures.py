@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from kedit_glue.metrics import LOCALITY, SUCCESS
-from kedit_glue.page import along, of_batches, of_grid, of_run
+from kedit_glue.metrics import (
+    COUNTERFACT_S,
+    EFFICACY_MAGNITUDE,
+    EFFICACY_SCORE,
+    LEAKED,
+    LOCALITY,
+    NEIGHBORHOOD_SCORE,
+    SUCCESS,
+)
+from kedit_glue.page import along, grid_page, of_batches, of_grid, of_run
 from kedit_glue.page.figure import Axis, Figure, Missing, Point, Series, front
 from kedit_glue.spreadsheet import safe
 from kedit_glue.study_report import About, Result
@@ -224,6 +232,57 @@ def test_cells_are_ranked_and_compared_with_the_baseline(scored: Scored) -> None
     assert found["success_locality"].series[0].points[0].label == "c0"
     assert [p.y for p in found["general"].series[0].points] == pytest.approx([100.0, 99.0, 98.0])
     assert found["cost"].series[0].points[0].y == 6.25
+
+
+COLLECTED = [EFFICACY_SCORE, NEIGHBORHOOD_SCORE, EFFICACY_MAGNITUDE, LEAKED, COUNTERFACT_S]
+
+
+def collected(scored: Scored, layers: list[int]) -> list[Result]:
+    """A layer sweep in CounterFact's scores, without general ability: the later the layer, the better."""
+    results = on_grid(cells(scored, [{"train.layers": [n]} for n in layers]), ["train.layers"])
+    for n, one in enumerate(results):
+        document: Any = one.document
+        document["after"]["general_change"] = {}
+        document["after"]["edits"][COUNTERFACT_S] = {"mean": 0.5 + n / 10, "half_width_95": None, "facts": 4}
+        for fact in document["facts"]:
+            fact["after"] |= {
+                EFFICACY_SCORE: n / 4, NEIGHBORHOOD_SCORE: 1 - n / 4, EFFICACY_MAGNITUDE: 0.1, LEAKED: n / 2,
+            }  # fmt: skip
+    return results
+
+
+def test_shares_that_a_study_collects_are_in_its_figures(scored: Scored) -> None:
+    results = collected(scored, [2, 4])
+    drawn = of_grid.figures(About("grid", "r.yaml", "c0", {}, ["train.layers"], COLLECTED), results)
+    found = by_id(drawn)
+    curve = found["curve_train_layers_likelihood"]
+    assert {s.name: [(p.x, p.y) for p in s.points] for s in curve.series} == {
+        "score S": [(2.0, 50.0), (4.0, 60.0)],
+        "efficacy score": [(2.0, 0.0), (4.0, 25.0)],
+        "neighborhood score": [(2.0, 100.0), (4.0, 75.0)],
+    }
+    assert [s.name for s in found["curve_train_layers_teacher_forced"].series] == [
+        "edit success", "generalization", "locality",
+    ]  # fmt: skip
+    assert [one.id for one in drawn if one.place == "cells"] == [
+        "cells_score_s", "cells_edit_success", "cells_generalization", "cells_locality", "cells_efficacy_score",
+        "cells_neighborhood_score", "cells_erasure_leaked",
+    ]  # fmt: skip
+    assert [p.x for p in found["cells_erasure_leaked"].series[0].points] == ["c0", "c1"], "the best on top"
+    assert {(p.label, p.x, p.y) for s in found["efficacy_neighborhood"].series for p in s.points} == {
+        ("c0", 100.0, 0.0), ("c1", 75.0, 25.0),
+    }  # fmt: skip
+    assert [(p.x, p.y) for p in found["less_efficacy_score"].series[0].points] == [("c1", 25.0)]
+    assert [(p.label, p.y) for p in found["worth"].series[0].points] == [("c0", 50.0), ("c1", 60.0)]
+
+
+def test_of_what_a_study_collects_the_best_are_named(scored: Scored) -> None:
+    results = collected(scored, [2, 4])
+    made = grid_page.page(About("grid", "r.yaml", "c0", {}, ["train.layers"], COLLECTED), results)
+    assert made.headline == "Best by S, the harmonic mean of CounterFact's scores: c1, 60.0 %."
+    named = [(tile["title"], tile["before"]) for tile in made.tiles]
+    assert named[0] == ("score S", "c1") and named[-1] == ("least erasure, leaked", "c0")
+    assert "efficacy_neighborhood" in {place for section in made.sections for place in section.places}
 
 
 def test_a_grid_without_a_result_says_so() -> None:
