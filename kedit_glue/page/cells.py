@@ -21,11 +21,12 @@ BY = {HARMONIC: "H, the harmonic mean", SCORE: "S, the harmonic mean of CounterF
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell with a result, as ``study_report.rows`` measured it."""
+    """A cell with a result, as ``study_report.rows`` measured it: over its seeds, where it has several."""
 
     name: str
     row: Mapping[str, Any]
     document: Mapping[str, Any]
+    """Its ``scores.json``, of several the first."""
     at: Mapping[str, Any] = field(default_factory=dict)
     """Axis -> its place there; empty for a cell outside the grid."""
 
@@ -36,7 +37,7 @@ class Cell:
 
     @property
     def kept(self) -> tuple[float, float, float] | None:
-        return kept(self.document["after"]["general_change"])
+        return kept(self.row["general"])
 
     def metric(self, x: str | float, name: str) -> Point:
         return point(x, self.row["metrics"].get(name), self.name)
@@ -44,8 +45,9 @@ class Cell:
 
 def cells_of(results: Sequence[Result], shown: Collection[str] = study_report.METRICS) -> list[Cell]:
     """Those that have a result, with the metrics ``shown`` that are shares."""
-    rows = study_report.rows(results, shares(shown))
-    return [Cell(r.cell, row, r.document, r.at) for r, row in zip(results, rows, strict=True) if r.document is not None]
+    rows = {row["cell"]: row for row in study_report.rows(results, shares(shown))}
+    documents = {r.group or r.cell: r.document for r in reversed(results) if r.document is not None}
+    return [Cell(name, row, documents[name], row["at"]) for name, row in rows.items() if name in documents]
 
 
 class Measure(NamedTuple):

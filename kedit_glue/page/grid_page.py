@@ -20,25 +20,24 @@ MOST_NAMED = 4
 
 
 def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
-    figures = of_grid.figures(about, results)
-    about, results = of_grid.each_seed(about, results)
     cells = cells_of(results, about.metrics)
-    document = study_report.table(about, results)
-    rows = facts.across([(cell.name, cell.document) for cell in cells])
-    verdicts = {cell.name: cell.document.get("verdict") or verdict.judged(cell.document) for cell in cells}
-    everything = len({(f["id"], f["prompt"], f["target_new"]) for cell in cells for f in cell.document["facts"]})
+    runs = [(r.cell, r.document) for r in results if r.document is not None]
+    answers = {name: (document.get("verdict") or verdict.judged(document))["answer"] for name, document in runs}
+    everything = len({(f["id"], f["prompt"], f["target_new"]) for _, document in runs for f in document["facts"]})
+    groups = study_report.grouped(results)
     return Page(
         "Study",
         about.study,
-        f"{counted(len(results), 'cell', 'cells')} of {about.recipe}"
+        f"{counted(len(groups), 'cell', 'cells')} of {about.recipe}"
+        + (f" · {len(results)} runs, one for each seed" if len(results) > len(groups) else "")
         + (f" · axes: {', '.join(about.axes)}" if about.axes else ""),
         headline(cells),
-        overall(verdicts, results),
+        overall(answers, results),
         tiles(cells),
-        sections(about, document, verdicts),
-        figures,
-        rows,
-        {"cells": [cell.name for cell in cells], "all": everything},
+        sections(about, results, answers),
+        of_grid.figures(about, results),
+        facts.across(runs),
+        {"cells": [name for name, _ in runs], "all": everything},
         "Made by kedit_glue from the cells' scores.json. This page asks no network.",
     )
 
@@ -50,23 +49,35 @@ def headline(cells: Sequence[Cell]) -> str:
     if by is None:
         return f"{counted(len(cells), 'cell has', 'cells have')} a result."
     top = best(by, cells)
-    return f"Best by {BY[by.name]}: {top.x}, {top.y:.1f} %."
+    seeds = next(len(cell.row.get("runs", ())) for cell in cells if cell.name == top.x)
+    over = f", mean over {counted(seeds, 'seed', 'seeds')}" if seeds else ""
+    return f"Best by {BY[by.name]}: {top.x}, {top.y:.1f} %{over}."
 
 
-def overall(verdicts: Mapping[str, Mapping[str, Any]], results: Sequence[Result]) -> dict[str, Any]:
-    """A banner: how many cells may ship, and which."""
-    counts = Counter(found["answer"] for found in verdicts.values())
+def overall(answers: Mapping[str, str], results: Sequence[Result]) -> dict[str, Any]:
+    """A banner: how many runs may ship, and of which cells; ``answers``: each run's."""
+    counts, groups = Counter(answers.values()), of_seeds(answers, results)
     met = {verdict.SHIP: True, verdict.UNKNOWN: None, verdict.DO_NOT: False}
     best = next((answer for answer in met if counts[answer]), verdict.UNKNOWN)
     reasons = [
         {"met": met[answer], "says": f"{answer}: {listed(names, MOST_NAMED)}"}
         for answer in met
-        if (names := [cell for cell, found in verdicts.items() if found["answer"] == answer])
+        if (names := [some(name, found.count(answer), len(found)) for name, found in groups.items() if answer in found])
     ]
     if lacking := [r.cell for r in results if r.document is None]:
         reasons.append({"met": False, "says": f"without a result: {listed(lacking, MOST_NAMED)}"})
     made = banner({"answer": best, "reasons": reasons}, ())
-    return {**made, "answer": f"{counts[verdict.SHIP]} of {len(results)} may ship"}
+    runs = " runs" if len(results) > len(groups) else ""
+    return {**made, "answer": f"{counts[verdict.SHIP]} of {len(results)}{runs} may ship"}
+
+
+def of_seeds(answers: Mapping[str, str], results: Sequence[Result]) -> dict[str, list[str]]:
+    """Each cell's answers, of every seed one; empty where a seed has none."""
+    return {name: [answers.get(r.cell, "") for r in group] for name, group in study_report.grouped(results).items()}
+
+
+def some(name: str, those: int, of: int) -> str:
+    return name if those == of else f"{name} ({those} of {of})"
 
 
 def tiles(cells: Sequence[Cell]) -> list[dict[str, str]]:
@@ -87,8 +98,16 @@ def best(measure: Measure, cells: Sequence[Cell]) -> Point:
     return min(points, key=lambda p: (p.y or 0.0) * (1 if measure.better == "lower" else -1))
 
 
-def sections(about: About, document: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, Any]]) -> list[Section]:
-    lacking = [[row["cell"], row["cause"] or "not run yet"] for row in document["cells"] if "metrics" not in row]
+def sections(about: About, results: Sequence[Result], answers: Mapping[str, str]) -> list[Section]:
+    lacking = [[r.cell, r.cause or "not run yet"] for r in results if r.document is None]
+    groups = of_seeds(answers, results)
+    means = {
+        name: answer[0] if len(answer) == 1 else f"{answer.count(verdict.SHIP)} of {len(answer)} ship"
+        for name, answer in groups.items()
+    }
+    tables = [cells_table("Every cell", study_report.table(about, results), means)]
+    if len(results) > len(groups):
+        tables.append(cells_table("Every seed", study_report.table(*of_grid.each_seed(about, results)), answers))
     return [
         Section("overview", "Overview", places=("cells", "radar")),
         Section("axes", "Along an axis", places=("curves",)),
@@ -104,12 +123,12 @@ def sections(about: About, document: Mapping[str, Any], verdicts: Mapping[str, M
             "cells",
             "Cells",
             tables=[
-                cells_table(document, verdicts),
+                *tables,
                 Table("Without a result", ["cell", "cause"], lacking, numbers=False),
                 Table(
                     "Settings",
                     ["cell", "sets"],
-                    [[r["cell"], study_grid.said(r["settings"])] for r in document["cells"]],
+                    [[r.cell, study_grid.said(r.settings)] for r in results],
                     numbers=False,
                 ),
             ],
@@ -128,19 +147,19 @@ def sections(about: About, document: Mapping[str, Any], verdicts: Mapping[str, M
     ]
 
 
-def cells_table(document: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, Any]]) -> Table:
+def cells_table(title: str, document: Mapping[str, Any], verdicts: Mapping[str, str]) -> Table:
     """All measured cells, with intervals and costs."""
     rows = [row for row in document["cells"] if "metrics" in row]
     part = {**document, "cells": rows}
-    columns = [("cell", [row["cell"] for row in rows]), ("verdict", [verdicts[row["cell"]]["answer"] for row in rows])]
+    columns = [("cell", [row["cell"] for row in rows]), ("verdict", [verdicts[row["cell"]] for row in rows])]
     columns += study_text.axis_columns(part)
     columns += study_text.edit_columns(rows, study_text.mean)
     columns += study_text.cost_columns(part)
     return Table(
-        "Every cell",
+        title,
         [head for head, _ in columns],
         [list(cells) for cells in zip(*(values for _, values in columns), strict=True)],
-        f"Edits: {study_text.EDITS_NOTE}. General ability: {study_text.COST_NOTE}.",
+        f"Edits: {study_text.edits_note(rows)}. General ability: {study_text.COST_NOTE}.",
     )
 
 

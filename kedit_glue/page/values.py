@@ -30,7 +30,7 @@ def point(x: str | float, entry: Mapping[str, Any] | None, label: str = "") -> P
         return Point(x, None, label=label)
     value, half = entry["mean"], entry.get("half_width_95", entry.get("half_95"))
     if half is None or entry["facts"] < 2:
-        return Point(x, percent(value), label=label, count=entry["facts"])
+        return Point(x, percent(value), label=label, count=entry.get("facts"))
     ends = percent(max(0.0, value - half)), percent(min(1.0, value + half))
     return Point(x, percent(value), *ends, label=label, count=entry["facts"])
 

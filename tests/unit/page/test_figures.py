@@ -276,6 +276,37 @@ def test_shares_that_a_study_collects_are_in_its_figures(scored: Scored) -> None
     assert [(p.label, p.y) for p in found["worth"].series[0].points] == [("c0", 50.0), ("c1", 60.0)]
 
 
+def seeded(results: list[Result], seeds: int) -> list[Result]:
+    """The results of cells, each run with so many seeds."""
+    return [replace(r, group=f"g{n // seeds}", settings={"seed": n % seeds}) for n, r in enumerate(results)]
+
+
+def test_a_studys_page_tells_means_over_seeds(scored: Scored) -> None:
+    results = seeded(collected(scored, list(range(6))), 3)
+    results[5] = replace(results[5], document=None, cause="killed")
+    for one in results[:5]:
+        one.document["verdict"] = {"answer": "ship" if one.cell != "c1" else "do not ship"}  # type: ignore[index]
+    made = grid_page.page(About("grid", "r.yaml", "g0", {}, (), [COUNTERFACT_S]), results)
+    assert made.about == "2 cells of r.yaml · 6 runs, one for each seed"
+    assert made.headline == ("Best by S, the harmonic mean of CounterFact's scores: g1, 85.0 %, mean over 2 seeds.")
+    assert {(tile["title"], tile["before"], tile["after"]) for tile in made.tiles} == {
+        ("score S", "g1", "85.0 %"), ("most edit success", "g0", "97.5 %"), ("most generalization", "g0", "48.8 %"),
+        ("most locality", "g0", "75.0 %"),
+    }  # fmt: skip
+    assert made.verdict["answer"] == "4 of 6 runs may ship"
+    assert [reason["says"] for reason in made.verdict["reasons"]] == [
+        "ship: g0 (2 of 3), g1 (2 of 3)", "do not ship: g0 (1 of 3)", "without a result: c5",
+    ]  # fmt: skip
+    means, each, *_ = next(section.tables for section in made.sections if section.id == "cells")
+    success, verdict = means.head.index("edit success"), means.head.index("verdict")
+    assert [row[0] for row in means.rows] == ["g0", "g1"] and "over seeds" in means.note
+    assert [row[verdict] for row in means.rows] == ["2 of 3 ship", "2 of 3 ship"]
+    # over four facts 100, 97.5, 95 for the three seeds; t(0.975, 2) = 4.303
+    assert means.rows[0][success] == f"97.5±{4.303 * 2.5 / 3**0.5:.1f}"
+    assert (each.title, [row[0] for row in each.rows]) == ("Every seed", ["c0", "c1", "c2", "c3", "c4"])
+    assert [row[verdict] for row in each.rows][:2] == ["ship", "do not ship"] and "over facts" in each.note
+
+
 def test_of_what_a_study_collects_the_best_are_named(scored: Scored) -> None:
     results = collected(scored, [2, 4])
     made = grid_page.page(About("grid", "r.yaml", "c0", {}, ["train.layers"], COLLECTED), results)
