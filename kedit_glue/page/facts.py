@@ -1,7 +1,8 @@
 """Rows of the browser of facts: each with its scores and, where they were kept, the models' real answers.
 
-A run's stages keep answers in ``base/answers.json`` and ``batch_*/answers.json``, a scoring of two models in
-``base/score.json`` and ``edited/score.json``; ``facts.json`` has what was asked. A ``scores.json`` alone has a few.
+A run's stages keep answers in ``base/answers.json`` and ``batch_*/answers.json`` (in several of these where batches are
+edited alone), a scoring of two models in ``base/score.json`` and ``edited/score.json``; ``facts.json`` has what was
+asked. A ``scores.json`` alone has a few.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import metrics, questions, results, scores
+from kedit_glue import independent, metrics, questions, results, scores
 from kedit_glue.batch_files import batch_name
 from kedit_glue.generated import contains, exact_match, normalized
 from kedit_glue.metrics import METRICS
@@ -63,22 +64,27 @@ def failed(fact: Mapping[str, Any]) -> bool:
     return any(value is not None and value < 1 for value in (after.get(metrics.SUCCESS), after.get(EXACT)))
 
 
-def answered(folder: Path, batches: int, source: Mapping[str, Any] | None) -> dict[str, list[Row]]:
+def answered(folder: Path, document: Mapping[str, Any]) -> dict[str, list[Row]]:
     """By fact every generated answer of both models that ``folder`` still has; empty where it has none, or has those
-    about other facts than the result's (``source``: its ``facts_source``): a run may have begun anew there."""
+    about other facts than the result's: a run may have begun anew there."""
+    source, batches = document.get("facts_source"), len(document["batches"])
+    alone = document.get("mode") == "independent"
+    last = [independent.folder_name(each) for each in independent.chunks(batches)] if alone else [batch_name(batches)]
     sides = [
-        (folder / "base" / "answers.json", folder / batch_name(batches) / "answers.json"),
-        (folder / "base" / "score.json", folder / "edited" / "score.json"),
+        (folder / "base" / "answers.json", [folder / name / "answers.json" for name in last]),
+        (folder / "base" / "score.json", [folder / "edited" / "score.json"]),
     ]
     files = (folder / "facts.json", folder / "setup" / "facts.json")
     asked = next((file for file in files if file.is_file()), None)
-    there = [both for both in sides if all(file.is_file() for file in both)]
+    there = [(before, after) for before, after in sides if all(file.is_file() for file in (before, *after))]
     if asked is None or source is None or not there:
         return {}
     about = read_json(asked)
     if results.source(source["name"], about)["hash"] != source["hash"]:
         return {}
-    first, second = (scores.by_id(read_json(file)) for file in there[0])
+    before, after = there[0]
+    first = scores.by_id(read_json(before))
+    second = {key: fact for file in after for key, fact in scores.by_id(read_json(file)).items()}
     return {
         fact["id"]: list(probes_of(fact, first[fact["id"]], second[fact["id"]]))
         for fact in about

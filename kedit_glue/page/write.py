@@ -56,7 +56,7 @@ def beside(folder: Path, document: Mapping[str, Any]) -> Beside:
     recipe = folder / "recipe.yaml"
     place, environment = (_mapping(folder / name) for name in (Path("setup", "place.json"), Path("environment.json")))
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
-    answers = facts.answered(folder, len(document["batches"]), document.get("facts_source"))
+    answers = facts.answered(folder, document)
     return Beside(text, command(place), environment, answers)
 
 

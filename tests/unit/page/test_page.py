@@ -140,18 +140,42 @@ def test_all_generated_answers_of_a_runs_folder_are_shown(tmp_path: Path) -> Non
         (tmp_path / folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
     (tmp_path / "facts.json").write_text(json.dumps([fact, {**fact, "id": "f1"}]), encoding="utf-8")
     source = results.source("towns.json", [fact, {**fact, "id": "f1"}])
-    found = facts.answered(tmp_path, 2, source)
+    result = {"batches": [{}, {}], "facts_source": source}
+    found = facts.answered(tmp_path, result)
     assert [(p["aspect"], p["kind"], p["before"], p["after"], p["right"]) for p in found["f0"]] == [
         ("edit_success", "", "Bo", "ada.", True),
         ("generalization", "", "Bo", "Cy", False),
         ("locality", "Near By", "Rhine", "the Rhine", True),
     ]  # fmt: skip
-    assert found.keys() == {"f0"} and facts.answered(tmp_path, 3, source) == {}
-    assert facts.answered(tmp_path, 2, {**source, "hash": "of other facts"}) == {}
-    assert facts.answered(tmp_path, 2, None) == {}
+    assert found.keys() == {"f0"} and facts.answered(tmp_path, {**result, "batches": [{}] * 3}) == {}
+    assert facts.answered(tmp_path, {**result, "facts_source": {**source, "hash": "of other facts"}}) == {}
+    assert facts.answered(tmp_path, {**result, "facts_source": None}) == {}
     (tmp_path / "facts.json").write_text("[", encoding="utf-8")
     with pytest.raises(CannotStart, match=r"facts\.json is damaged, or no JSON"):
-        facts.answered(tmp_path, 2, source)
+        facts.answered(tmp_path, result)
+
+
+def test_answers_of_edits_each_alone_are_shown_of_every_stage(tmp_path: Path) -> None:
+    asked = [
+        {"id": f"f{n}", "prompt": "p", "target_new": "Ada", "rephrase_prompts": [], "portability": {}, "locality": {}}
+        for n in range(21)
+    ]
+
+    def write(folder: str, facts_of: list[dict[str, Any]], text: str) -> None:
+        told = [{"id": one["id"], "generated": {"edit_success": {"text": text}}} for one in facts_of]
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "answers.json").write_text(json.dumps({"facts": told, "answers": {}}), encoding="utf-8")
+
+    write("base", asked, "Bo")
+    write("batch_001-020", asked[:20], "Ada")
+    (tmp_path / "facts.json").write_text(json.dumps(asked), encoding="utf-8")
+    result = {
+        "mode": "independent", "batches": [{}] * 21, "facts_source": results.source("towns.json", asked),
+    }  # fmt: skip
+    assert facts.answered(tmp_path, result) == {}, "a stage's answers are gone"
+    write("batch_021", asked[20:], "Cy")
+    found = facts.answered(tmp_path, result)
+    assert [found[i][0]["after"] for i in ("f0", "f19", "f20")] == ["Ada", "Ada", "Cy"] and len(found) == 21
 
 
 def test_a_study_lists_a_fact_once_with_every_cell(scored: Scored) -> None:
