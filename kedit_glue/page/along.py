@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kedit_glue import strict_yaml
-from kedit_glue.page.cells import Cell, Measure, measures, slug
+from kedit_glue.page.cells import Cell, Measure, measures, slug, slugs
 from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series
 from kedit_glue.page.values import said
 from kedit_glue.study_grid import labels
@@ -23,15 +23,18 @@ def curves(about: About, cells: Sequence[Cell]) -> list[Drawn]:
     found: list[Drawn] = []
     names = labels(list(about.axes))
     there = [cell for cell in cells if all(key in cell.at for key in names)]
-    for key, name in names.items():
+    for (key, name), file in zip(names.items(), slugs(names), strict=True):
         values = ordered([cell.at[key] for cell in there])
         if len(values) < 2:
             continue
         others = list(dict.fromkeys(rest(cell, key, names) for cell in there))
         if len(others) == 1:
-            found += [curve(key, name, there, values, shown, said) for said, shown in together(measures(there)).items()]
+            found += [
+                curve(file, key, name, there, values, shown, called)
+                for called, shown in together(measures(there)).items()
+            ]
         else:
-            found += [curve(key, name, there, values, [one], one.name, others, names) for one in measures(there)]
+            found += [curve(file, key, name, there, values, [one], one.name, others, names) for one in measures(there)]
     if found:
         return found
     why = NO_AXIS if not about.axes else "No two values of an axis have a result yet."
@@ -52,6 +55,7 @@ def rest(cell: Cell, key: str, names: Mapping[str, str]) -> str:
 
 
 def curve(
+    file: str,
     key: str,
     name: str,
     cells: Sequence[Cell],
@@ -74,7 +78,7 @@ def curve(
     ends = f"{name} {form(place(values[0], values))} to {form(place(values[-1], values))}"
     told = "; ".join(f"{s.name} {said(s.points[0].y)} to {said(s.points[-1].y)}" for s in series[:6])
     return Figure(
-        f"curve_{slug(key)}" + ("" if called == ALL else f"_{slug(called)}"),
+        f"curve_{file}" + ("" if called == ALL else f"_{slug(called)}"),
         ALONG,
         f"{ends}: {told}.",
         "lines",

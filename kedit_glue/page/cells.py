@@ -96,3 +96,9 @@ def ability(cell: Cell, x: str | float) -> Point:
 def slug(text: str) -> str:
     """For a file's name."""
     return "_".join("".join(c if c.isascii() and c.isalnum() else " " for c in text).split()).lower() or "value"
+
+
+def slugs(texts: Collection[str]) -> list[str]:
+    """For files' names, each with its place where two would be the same."""
+    found = [slug(text) for text in texts]
+    return found if len(set(found)) == len(found) else [f"{one}_{at}" for at, one in enumerate(found, 1)]

@@ -218,6 +218,17 @@ def test_with_more_axes_each_measure_has_a_line_for_each_combination(scored: Sco
     assert {one.choice["axis"] for one in found.values() if one.place == "curves"} == {"batch_size", "method"}
 
 
+def test_axes_whose_names_have_no_letters_of_ascii_keep_their_curves_apart(scored: Scored) -> None:
+    axes = ["数据", "模型"]
+    results = [
+        replace(one, at={"数据": f"d{n // 2}", "模型": f"m{n % 2}"}) for n, one in enumerate(cells(scored, [{}] * 4))
+    ]
+    curves = [o for o in of_grid.figures(About("grid", "r.yaml", "c0", {}, axes), results) if o.place == "curves"]
+    assert len({one.id for one in curves}) == len(curves) == 2 * 5, "axes times measures"
+    local = by_id(curves)["curve_value_2_locality"]
+    assert local.x.title == "模型" and [s.name for s in local.series] == ["数据 d0", "数据 d1"]
+
+
 def test_a_grid_of_named_cells_says_why_it_has_no_curves(scored: Scored) -> None:
     found = figures(scored, [], [{"train.epochs": 1}, {"train.epochs": 2}])
     assert found["curves"] == Missing("curves", along.ALONG, along.NO_AXIS)
