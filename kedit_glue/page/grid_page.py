@@ -15,11 +15,13 @@ from kedit_glue.problems import listed
 from kedit_glue.report import counted
 from kedit_glue.study_report import About, Result
 
+FILE = "FILE"
+"""Stands for a study's file, where its name was not recorded."""
 MOST_NAMED = 4
 """Cells that the banner names of each answer."""
 
 
-def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
+def page(about: About, results: Sequence[Result], command: str = "") -> Page:
     cells = cells_of(results, about.metrics)
     runs = [(r.cell, r.document) for r in results if r.document is not None]
     answers = {name: (document.get("verdict") or verdict.judged(document))["answer"] for name, document in runs}
@@ -34,7 +36,7 @@ def page(about: About, results: Sequence[Result], study_file: str = "") -> Page:
         headline(cells),
         overall(answers, results),
         tiles(cells),
-        sections(about, results, answers),
+        sections(about, results, answers, command),
         of_grid.figures(about, results),
         facts.across(runs),
         {"cells": [name for name, _ in runs], "all": everything},
@@ -98,7 +100,7 @@ def best(measure: Measure, cells: Sequence[Cell]) -> Point:
     return min(points, key=lambda p: (p.y or 0.0) * (1 if measure.better == "lower" else -1))
 
 
-def sections(about: About, results: Sequence[Result], answers: Mapping[str, str]) -> list[Section]:
+def sections(about: About, results: Sequence[Result], answers: Mapping[str, str], command: str) -> list[Section]:
     lacking = [[r.cell, r.cause or "not run yet"] for r in results if r.document is None]
     groups = of_seeds(answers, results)
     means = {
@@ -143,7 +145,7 @@ def sections(about: About, results: Sequence[Result], answers: Mapping[str, str]
                 "orders": [("failed", "most missed first")],
             },
         ),
-        reproduce(about),
+        reproduce(about, command),
     ]
 
 
@@ -163,14 +165,15 @@ def cells_table(title: str, document: Mapping[str, Any], verdicts: Mapping[str, 
     )
 
 
-def reproduce(about: About) -> Section:
-    texts = [("Set in every cell", strict_yaml.dump(dict(about.set)).rstrip())] if about.set else []
+def reproduce(about: About, command: str) -> Section:
+    settings = strict_yaml.dump(dict(about.set)).rstrip() if about.set else ""
+    texts = [(title, text) for title, text in (("Command", command), ("Set in every cell", settings)) if text]
+    unknown = f"{FILE} is the study's file, whose place was not recorded. " if FILE in command.split() else ""
     rows = [("recipe", about.recipe), ("baseline", about.baseline), ("axes", ", ".join(about.axes) or "none")]
     return Section(
         "reproduce",
         "How to reproduce",
-        "Run the study's file again with python -m kedit_glue.study: what is done stands. Each cell's own report.html "
-        "is in its folder.",
+        f"{unknown}Run it again: what is done stands. Each cell's own report.html is in its folder.",
         texts=texts,
         lists=[("Study", rows)],
     )

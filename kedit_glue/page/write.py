@@ -16,6 +16,7 @@ from kedit_glue.page.figure import Figure
 from kedit_glue.page.html import html
 from kedit_glue.page.run_page import Beside
 from kedit_glue.problems import CannotStart
+from kedit_glue.study_grid import texts
 from kedit_glue.study_report import About, Result
 
 FILE = "report.html"
@@ -29,7 +30,7 @@ def write_run(folder: Path, to: Path | None = None) -> Path:
 
 def write_study(folder: Path, about: About, results: Sequence[Result], to: Path | None = None) -> Path:
     """The report of a study; returns where it is."""
-    return put(grid_page.page(about, results), to or folder / FILE)
+    return put(grid_page.page(about, results, started(folder, about, results)), to or folder / FILE)
 
 
 def put(page: Page, to: Path) -> Path:
@@ -41,7 +42,8 @@ def page_of(path: Path) -> tuple[Page, Path]:
     """The page of a run, a scoring or a study, and where its report belongs. Raises CannotStart for what is none."""
     if (path / STUDY).is_file() or path.name == STUDY:
         folder = path if path.is_dir() else path.parent
-        return grid_page.page(*study(folder)), folder / FILE
+        about, results = study(folder)
+        return grid_page.page(about, results, started(folder, about, results)), folder / FILE
     return run(path), result.find(path).parent / FILE
 
 
@@ -60,21 +62,28 @@ def beside(folder: Path, document: Mapping[str, Any]) -> Beside:
     return Beside(text, command(place), environment, answers)
 
 
-def command(place: dict[str, Any]) -> str:
-    """How the run was started, with paths as seen from where that was; empty where it is not known."""
-    if not {"recipe", "set", "cwd"} <= place.keys():
+def command(place: Mapping[str, Any], what: str = "recipe", module: str = "kedit_glue.run") -> str:
+    """How ``what`` was started, with paths as seen from where that was; empty where it is not known."""
+    if not {what, "set", "cwd"} <= place.keys():
         return ""
-    recipe = Path(place["recipe"])
-    near = recipe.is_relative_to(place["cwd"])
-    words = [
-        "uv",
-        "run",
-        "python",
-        "-m",
-        "kedit_glue.run",
-        os.path.relpath(recipe, place["cwd"]) if near else str(recipe),
-    ]
+    file = Path(place[what])
+    near = file.is_relative_to(place["cwd"])
+    words = ["uv", "run", "python", "-m", module, os.path.relpath(file, place["cwd"]) if near else str(file)]
     return shlex.join([*words, *(word for value in place["set"] for word in ("--set", value))])
+
+
+def started(folder: Path, about: About, results: Sequence[Result]) -> str:
+    """How a study was: ``place`` of its ``study.json`` (``study``: its file, ``set``, ``cwd``), else what a cell's
+    ``place.json`` adds to the settings that are the study's own, of a file whose name is not known."""
+    if recorded := _mapping(folder / STUDY).get("place"):
+        return command(recorded, "study", "kedit_glue.study")
+    given: list[str] = []
+    for one in results:
+        if values := _mapping(folder / one.cell / "setup" / "place.json").get("set"):
+            own = {"keep=all", *texts(about.set), *texts(one.settings), *texts({"name": one.cell})}
+            given = [value for value in values[:-1] if value not in own]  # the last is the cell's folder
+            break
+    return command({"study": grid_page.FILE, "set": given, "cwd": "."}, "study", "kedit_glue.study")
 
 
 def study(folder: Path) -> tuple[About, list[Result]]:

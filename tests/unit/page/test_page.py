@@ -218,6 +218,26 @@ def test_a_studys_page_is_the_same_from_its_folder(study: Path) -> None:
     assert "batch 1 of 2: train: exit code 3" in written and "curve_train_layers" in written
 
 
+def test_how_a_study_was_started_stands_on_its_page(study: Path) -> None:
+    def shown() -> str:
+        found, _ = page_of(study)
+        section = next(section for section in found.sections if section.id == "reproduce")
+        return f"{section.intro.partition('. ')[0]}: {dict(section.texts)['Command']}"
+
+    unknown = "FILE is the study's file, whose place was not recorded"
+    assert shown() == f"{unknown}: uv run python -m kedit_glue.study FILE"
+    values = ["keep=all", "edits.limit=4", "train.layers=[2]", "seed=1", "name=layers-2", "output=runs/grid"]
+    (study / "layers-2" / "setup").mkdir()
+    (study / "layers-2" / "setup" / "place.json").write_text(json.dumps({"set": values}), encoding="utf-8")
+    assert shown() == f"{unknown}: uv run python -m kedit_glue.study FILE --set seed=1"
+    place = {"study": "/home/ann/a b.yaml", "set": ["edits.limit=5"], "cwd": "/home/ann"}
+    table = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    (study / "study.json").write_text(json.dumps({**table, "place": place}), encoding="utf-8")
+    assert shown() == (
+        "Run it again: what is done stands: uv run python -m kedit_glue.study 'a b.yaml' --set edits.limit=5"
+    )
+
+
 def test_figures_for_papers_and_tables_as_latex(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
