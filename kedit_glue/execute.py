@@ -265,7 +265,7 @@ def outcome(stage: Stage, result: Mapping[str, object]) -> str:
         return text
     if stage.job.function == "edit":
         took = float(str(result["seconds_editing"])) / max(stage.size, 1)
-        return f", change's norm {result['task_vector_norm']:.2f}, {took:.1f} s a fact"
+        return f", change's norm {result['task_vector_norm']:.2f}, {took:.1f} s a fact without loading and saving"
     if stage.job.function == "search":
         best, first = result["best"], result["first"]
         assert isinstance(best, dict) and isinstance(first, dict)
