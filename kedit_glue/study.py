@@ -7,10 +7,12 @@ share are done once: the second takes them from the first (``Ledger.adopt``).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
 import shutil
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 from kedit_glue import job, page, strict_yaml, study_estimate, study_report, study_text
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.disk_use import disk_use
-from kedit_glue.execute import PROVENANCE, OutputMissing
+from kedit_glue.execute import DISK_FULL, PROVENANCE, NoRoom, OutputMissing
 from kedit_glue.job import Options
 from kedit_glue.locks import held
 from kedit_glue.problems import CannotStart, did_you_mean
@@ -176,12 +178,25 @@ class Cells:
                 document = job.run(options, display)
                 assert document is not None, "only dry runs and checks end without scores"
                 self.documents[name] = document
-            except (*USER_ERRORS, StageFailed, OutputMissing) as error:
-                display.say(f"\ncell {name} failed: {error}")
-                self.causes[name] = str(error).partition("\n")[0]
+            except Exception as error:
+                self._failed(name, error, display)
             done.append(each.folder)
             self.write()
         display.log, display.events = self.folder / "log.txt", None
+
+    def _failed(self, name: str, error: Exception, display: Display) -> None:
+        """Note why a cell has no result; raises the error again where no other cell could do better: a full disk."""
+        expected = isinstance(error, (*USER_ERRORS, StageFailed, OutputMissing, NoRoom))
+        said = str(error) if expected else f"{type(error).__name__}: {error}"
+        self.causes[name] = said.partition("\n")[0]
+        if isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in DISK_FULL):
+            with contextlib.suppress(OSError):
+                self.write()
+            raise error
+        if not expected:
+            display.log, display.events = self.folder / "log.txt", None  # the cell's own may be what cannot be written
+            traceback.print_exception(error)
+        display.say(f"\ncell {name} failed: {said}")
 
     def run_on_ray(self, chosen: Sequence[Planned], address: str, display: Display) -> None:
         """Run these cells on a cluster, less those that are done."""

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from kedit_glue import job, on_ray, study
+from kedit_glue.execute import NoRoom
 from kedit_glue.on_ray import Run
 from kedit_glue.progress import Display
 from kedit_glue.ray_task import Outcome
@@ -41,6 +42,8 @@ class Bench:
         self.jobs: list[tuple[str, list[str]]] = []
         self.behaviour: dict[str, dict[str, str]] = {}
         """What the tool does in a cell, where it is not what it should."""
+        self.errors: dict[str, BaseException] = {}
+        """What a cell's run raises."""
 
     def write(self, **changed: Any) -> None:
         self.file.write_text(yaml.safe_dump(WEIGHTS | changed), encoding="utf-8")
@@ -48,6 +51,8 @@ class Bench:
     def run(self, options: job.Options, display: Any) -> Any:
         [name] = [text.removeprefix("name=") for text in options.overrides if text.startswith("name=")]
         self.tool.behave(self.behaviour.get(name, {}))
+        if name in self.errors:
+            raise self.errors[name]
         try:
             return RUN(options, display)
         finally:
@@ -141,6 +146,34 @@ def test_a_cell_that_cannot_begin_is_a_failed_one(main: Main, bench: Bench) -> N
         assert main() == 1
     assert "is in use by process" in bench.document()["cells"][0]["cause"]
     assert with_result(bench) == NAMES[1:]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (KeyError("x"), "KeyError: 'x'"),
+        (PermissionError(13, "Permission denied", "/a"), "PermissionError: [Errno 13] "),
+    ],
+)
+def test_no_error_of_a_cell_stops_the_rest(
+    main: Main, bench: Bench, capsys: pytest.CaptureFixture[str], error: Exception, cause: str
+) -> None:
+    bench.errors = {NAMES[0]: error}
+    assert main() == 1
+    assert with_result(bench) == NAMES[1:]
+    assert bench.document()["cells"][0]["cause"].startswith(cause)
+    found = capsys.readouterr()
+    assert f"cell weight-0.4 failed: {cause}" in found.out
+    assert found.err.startswith("Traceback ") and cause in found.err
+
+
+@pytest.mark.parametrize("error", [NoRoom("merge: no room\n  make room"), OSError(28, "No space left on device", "/a")])
+def test_a_full_disk_stops_the_study_and_is_the_cells_cause(main: Main, bench: Bench, error: Exception) -> None:
+    bench.errors = {NAMES[1]: error}
+    assert main() == 1
+    assert with_result(bench) == NAMES[:1]
+    causes = [row["cause"] for row in bench.document()["cells"]]
+    assert ("no room" in causes[1] or "No space left" in causes[1]) and causes[2] == "not run yet"
 
 
 def test_named_cells_beside_the_grid(main: Main, bench: Bench) -> None:
