@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shlex
 import shutil
 import sys
@@ -18,17 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import job, page, strict_yaml, study_estimate, study_report, study_text
+from kedit_glue import job, page, study_estimate, study_report, study_text
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.disk_use import disk_use
-from kedit_glue.execute import DISK_FULL, PROVENANCE, NoRoom, OutputMissing
+from kedit_glue.execute import DISK_FULL, NoRoom, OutputMissing
 from kedit_glue.job import Options
 from kedit_glue.locks import held
 from kedit_glue.problems import CannotStart, did_you_mean
 from kedit_glue.progress import Display, duration
-from kedit_glue.recipe import normalized
+from kedit_glue.result import ResultError
 from kedit_glue.run import USER_ERRORS, again, any_terminal, guarded
 from kedit_glue.runner import StageFailed
+from kedit_glue.study_before import NOT_YET, Documents, before, finished
 from kedit_glue.study_file import Loaded, Planned, load_study, plan_cells
 from kedit_glue.study_grid import said
 from kedit_glue.study_report import About, Result
@@ -54,7 +54,6 @@ EXAMPLES = """a study file:
 exit codes: 0 done, 1 a cell failed (run again to go on), 2 the study or a recipe cannot be used,
 130 interrupted, 143 terminated (run again to go on)
 """
-NOT_YET = "not run yet"
 
 
 def run_study(arguments: argparse.Namespace, display: Display) -> int:
@@ -65,14 +64,16 @@ def run_study(arguments: argparse.Namespace, display: Display) -> int:
     folder = planned[0].folder.parent
     if (folder / "resolved.yaml").is_file() or folder.is_file():
         raise CannotStart(f"{folder} holds a run or is a file: give the study another name")
-    documents = {} if arguments.fresh else {p.cell.name: d for p in planned if (d := finished(p)) is not None}
+    chosen = select(planned, arguments.only)
+    anew = {each.cell.name for each in chosen} if arguments.fresh else set()
+    stand = [each for each in planned if each.cell.name not in anew]
+    documents, causes = before(stand, folder, loaded.study.set)
     if arguments.dry_run:
         show_cells(loaded, planned, documents, display)
         return 0
-    chosen = select(planned, arguments.only)
-    study = Cells(loaded, planned, folder, documents)
+    study = Cells(loaded, planned, folder, documents, causes)
     if arguments.table:
-        if documents:
+        if documents or causes:
             study.write()
         study.show(display)
         return 0
@@ -82,10 +83,11 @@ def run_study(arguments: argparse.Namespace, display: Display) -> int:
         else:
             study.run(chosen, arguments.fresh, display)
     study.show(display)
-    if study.causes:
-        display.say(f"\n{len(study.causes)} of {len(chosen)} cells failed")
+    failed = [each for each in chosen if each.cell.name in study.causes]
+    if failed:
+        display.say(f"\n{len(failed)} of {len(chosen)} cells failed")
         display.say(f"  what was finished stays; to go on: {go_on(arguments)}")
-    return 1 if study.causes else 0
+    return 1 if failed else 0
 
 
 def go_on(given: argparse.Namespace) -> str:
@@ -102,19 +104,6 @@ def select(planned: Sequence[Planned], names: Sequence[str]) -> list[Planned]:
         if name not in known:
             raise CannotStart(f"--only {name}: there is no such cell; {did_you_mean(name, known) or 'see --dry-run'}")
     return [each for each in planned if not names or {each.cell.name, each.cell.group} & set(names)]
-
-
-def finished(planned: Planned) -> dict[str, Any] | None:
-    """``scores.json`` of a cell that was run to its end with the settings it has now."""
-    alone = planned.recipe.edits.mode == "independent"
-    made = planned.folder / ("" if alone else "model") / PROVENANCE  # written whole, and last
-    try:
-        if (made / "resolved.yaml").read_text(encoding="utf-8") != strict_yaml.dump(normalized(planned.recipe)):
-            return None
-        document: dict[str, Any] = json.loads((made / "scores.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return document
 
 
 def show_cells(loaded: Loaded, planned: Sequence[Planned], done: Mapping[str, Any], display: Display) -> None:
@@ -160,7 +149,7 @@ class Cells:
     loaded: Loaded
     planned: Sequence[Planned]
     folder: Path
-    documents: dict[str, dict[str, Any]]
+    documents: Documents
     causes: dict[str, str] = field(default_factory=dict)
 
     def run(self, chosen: Sequence[Planned], fresh: bool, display: Display) -> None:
@@ -174,6 +163,7 @@ class Cells:
             beside = done if fresh else [other.folder for other in self.planned if other is not each]
             options = Options(self.loaded.recipe, each.overrides, fresh=fresh, elsewhere=tuple(beside), online=online)
             self.documents.pop(name, None)
+            self.causes.pop(name, None)
             try:
                 document = job.run(options, display)
                 assert document is not None, "only dry runs and checks end without scores"
@@ -206,11 +196,14 @@ class Cells:
         beside = [each.folder for each in self.planned]
         runs = run_cells(self.loaded.recipe, left, beside, address, display) if left else []
         for each, run in zip(left, runs, strict=True):
-            document = finished(each)
-            if document is not None:
-                self.documents[each.cell.name] = document
-            else:
-                self.causes[each.cell.name] = run.outcome.said if run.outcome else NOT_YET
+            name = each.cell.name
+            self.causes[name] = run.outcome.said if run.outcome else NOT_YET
+            try:
+                if (document := finished(each)) is not None:
+                    self.documents[name] = document
+                    del self.causes[name]
+            except ResultError as error:
+                self.causes[name] = str(error)
         self.write()
 
     def about(self) -> tuple[About, list[Result]]:

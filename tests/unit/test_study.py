@@ -16,6 +16,7 @@ import yaml
 from kedit_glue import job, on_ray, study
 from kedit_glue.execute import NoRoom
 from kedit_glue.on_ray import Run
+from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
 from kedit_glue.ray_task import Outcome
 
@@ -202,6 +203,84 @@ def test_fresh_takes_nothing_over_from_before(main: Main, bench: Bench) -> None:
     first = bench.done()
     assert main("--fresh") == 0
     assert bench.done() == first
+
+
+def spoil(bench: Bench, name: str, change: Callable[[Any], Any]) -> None:
+    for file in (bench.folder / name).glob("**/provenance/scores.json"):
+        document = json.loads(file.read_text(encoding="utf-8"))
+        change(document)
+        file.unlink()  # a hard link may lead to another cell's
+        file.write_text(json.dumps(document), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "flaw"),
+    [
+        (lambda d: d.pop("seconds"), "seconds: field required"),
+        (lambda d: d["after"]["general_change"]["arc_easy"].update(change_95=None), "change without change_95"),
+    ],
+)
+def test_a_cell_whose_scores_cannot_be_used_has_no_result(
+    main: Main, bench: Bench, capsys: pytest.CaptureFixture[str], change: Callable[[Any], Any], flaw: str
+) -> None:
+    assert main() == 0
+    spoil(bench, NAMES[1], change)
+    assert main("--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "weight-0.7\n" in out and "weight-1.0  (done)" in out
+    assert main("--table") == 0
+    assert with_result(bench) == [NAMES[0], NAMES[2]]
+    assert flaw in bench.document()["cells"][1]["cause"]
+    assert main("--only", NAMES[0]) == 0
+    assert main() == 0
+    assert with_result(bench) == NAMES
+
+
+def causes(bench: Bench) -> list[str]:
+    return [row["cause"] for row in bench.document()["cells"]]
+
+
+def test_a_cause_is_kept_until_its_cell_begins_again(
+    main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.behaviour = {"weight-0.7": {"batch_001/merge": "exit_3"}}
+    said = "batch 1 of 1: merge: exit code 3"
+    assert main() == 1
+    assert main("--table") == 0
+    assert causes(bench) == ["", said, ""]
+    assert main("--only", "weight-0.4") == 0
+    assert causes(bench) == ["", said, ""]
+    bench.errors = {"weight-0.4": KeyboardInterrupt()}
+    assert main() == 130
+    assert causes(bench) == ["", said, ""]
+    bench.errors = {"weight-0.7": CannotStart("something else")}
+    assert main("--only", "weight-0.7", "--fresh") == 1
+    assert causes(bench) == ["", "something else", ""] and with_result(bench) == [NAMES[0], NAMES[2]]
+    bench.errors = bench.behaviour = {}
+    bench.write(set={"edits.limit": 1})
+    assert main("--table") == 0
+    assert causes(bench) == ["", "something else", ""], "no cell has a result of these settings: nothing was written"
+    assert "weight-0.7: not run yet" in capsys.readouterr().out.rpartition("without a result:")[2]
+    bench.write()
+    assert main() == 0
+    assert causes(bench) == ["", "", ""]
+
+
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_a_seeds_cause_is_kept(main: Main, bench: Bench, seeds: list[int]) -> None:
+    bench.write(seeds=seeds, axes={"merge.parameters.weight": [0.7]})
+    bench.errors = {"weight-0.7_seed-1": CannotStart("no such thing")}
+    assert main("--only", "weight-0.7_seed-1") == 1
+    assert main("--table") == 0
+    assert "no such thing" in causes(bench)[0]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"set": {"edits.limit": 2}, "cells": [{"cell": "weight-0.4"}, 3]}'])
+def test_a_table_that_cannot_be_read_tells_no_causes(main: Main, bench: Bench, text: str) -> None:
+    bench.folder.mkdir(parents=True)
+    (bench.folder / "study.json").write_text(text, encoding="utf-8")
+    assert main("--only", "weight-0.4") == 0
+    assert causes(bench) == ["", "not run yet", "not run yet"]
 
 
 # -- the command line ---------------------------------------------------------------------------
