@@ -69,7 +69,7 @@ def run_study(arguments: argparse.Namespace, display: Display) -> int:
     stand = [each for each in planned if each.cell.name not in anew]
     documents, causes = before(stand, folder, loaded.study.set)
     if arguments.dry_run:
-        show_cells(loaded, planned, documents, display)
+        show_cells(loaded, planned, chosen, documents, display)
         return 0
     study = Cells(loaded, planned, folder, documents, causes)
     if arguments.table:
@@ -106,17 +106,20 @@ def select(planned: Sequence[Planned], names: Sequence[str]) -> list[Planned]:
     return [each for each in planned if not names or {each.cell.name, each.cell.group} & set(names)]
 
 
-def show_cells(loaded: Loaded, planned: Sequence[Planned], done: Mapping[str, Any], display: Display) -> None:
-    """``--dry-run``: each cell, what it changes, its folder; what those that are done say of the others."""
+def show_cells(
+    loaded: Loaded, planned: Sequence[Planned], chosen: Sequence[Planned], done: Mapping[str, Any], display: Display
+) -> None:
+    """``--dry-run``: each chosen cell, what it changes, its folder; what cells that are done say of the others."""
     measured = [
         study_estimate.measured(done[each.cell.name], disk_use(each.folder).own)
         for each in planned
         if each.cell.name in done
     ]
     guesses: list[study_estimate.Expected | None] = []
-    display.say(f"{loaded.study.name}: {len(planned)} cells of {loaded.recipe}, their recipes checked, nothing started")
+    count = f"{len(planned)} cells" if len(chosen) == len(planned) else f"{len(chosen)} of {len(planned)} cells"
+    display.say(f"{loaded.study.name}: {count} of {loaded.recipe}, their recipes checked, nothing started")
     display.say(f"in every cell: {said(loaded.study.set)}")
-    for number, each in enumerate(planned, 1):
+    for number, each in enumerate(chosen, 1):
         marks = "  (baseline)" * (each.cell.group == loaded.baseline) + "  (done)" * (each.cell.name in done)
         display.say(f"{number:3}. {each.cell.name}{marks}")
         display.say(f"       sets:   {said(each.cell.settings)}")
@@ -134,7 +137,7 @@ def show_cells(loaded: Loaded, planned: Sequence[Planned], done: Mapping[str, An
             f"{free / 1e9:.0f} GB are free"
         )
     elif guesses:
-        display.say(f"still to do: {len(guesses)} cells; run one (--only {planned[0].cell.name}) to see what they take")
+        display.say(f"still to do: {len(guesses)} cells; run one (--only {chosen[0].cell.name}) to see what they take")
 
 
 def existing(folder: Path) -> Path:

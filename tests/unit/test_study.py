@@ -301,6 +301,15 @@ def test_dry_run_starts_nothing(main: Main, bench: Bench, capsys: pytest.Capture
     assert "  3. weight-1.0  (done)\n" in capsys.readouterr().out
 
 
+def test_a_dry_run_lists_the_cells_that_are_named(main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("--dry-run", "--only", "weight-0.7") == 0
+    out = capsys.readouterr().out
+    assert "weights: 1 of 3 cells of " in out and "  1. weight-0.7\n" in out
+    assert "weight-0.4" not in out and "still to do: 1 cells; run one (--only weight-0.7)" in out
+    assert main("--dry-run", "--only", "nonsense") == 2
+    assert "--only nonsense: there is no such cell" in capsys.readouterr().err
+
+
 def test_table_shows_only_what_is_done_with_these_settings(
     main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
