@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from kedit_glue import metrics, strict_yaml
+from kedit_glue.atomic import PARTIAL
 from kedit_glue.problems import SET_PREFIX, UNKNOWN_KEY, Problem, RecipeError, did_you_mean
 from kedit_glue.recipe import Recipe, load_recipe
 from kedit_glue.recipe_errors import Draft
@@ -18,7 +19,7 @@ from kedit_glue.recipe_keys import Section
 from kedit_glue.recipe_schema import NAME, NAMES
 from kedit_glue.recipe_values import ValueProblem, collect
 from kedit_glue.strict_yaml import KeyPath, Positions
-from kedit_glue.study_grid import Axis, Cell, grid, keys_of, points, texts, with_seeds
+from kedit_glue.study_grid import Axis, Cell, alternatives, grid, keys_of, points, texts, with_seeds
 
 SETTINGS = "a mapping of a recipe's keys, such as {train.epochs: 5}"
 AXES = (
@@ -28,6 +29,8 @@ AXES = (
 WITHOUT = "a list of combinations that are left out, such as {train.epochs: [30, 60], seed: 1}"
 SEEDS = "a list of whole numbers, each once"
 COLLECT = "a list of metrics' names (docs/scores.md), such as paraphrase.likelihood.score"
+OWN_FILES = ("log.txt", "report.html", "study.json", "study.md", "study.svg")
+"""In the study's folder, beside the cells' folders."""
 CELLS = "a list of cells, such as {name: short, set: {train.epochs: 5}}"
 
 
@@ -208,6 +211,11 @@ def load_study(path: Path) -> Loaded:
     for at, name in enumerate(names[len(names) - len(study.cells) :]):
         if name in names[: len(names) - len(study.cells) + at]:
             draft.add(("cells", at, "name"), f"{name} is another cell's name, too", "each name once", at_value=True)
+    for at, cell in enumerate(cells if not study.seeds else ()):  # a seed ends the folder's name
+        if cell.name.removesuffix(PARTIAL) in OWN_FILES:
+            axis, named = next(iter(cell.at.items()), None), ("cells", at - len(cells) + len(study.cells), "name")
+            taken = f"{cell.name} is a file that the study writes beside its cells' folders"
+            draft.add(("axes", *axis) if axis else named, taken, "another name", at_value=True)
     if study.baseline is not None and study.baseline not in names:
         hint = did_you_mean(study.baseline, names)
         draft.add(("baseline",), f"there is no cell {study.baseline}", ", ".join(names), hint, at_value=True)
@@ -231,7 +239,7 @@ def _misses(study: Study) -> list[tuple[KeyPath, str, str, str]]:
                 found.append((("without", at, name), f"there is no axis {name}", ", ".join(study.axes), hint))
                 continue
             there = list(study.axes[name])
-            for value in asked if isinstance(asked, list) and asked not in there else [asked]:
+            for value in alternatives(there, asked):
                 if value not in there:
                     words = ", ".join(map(str, there))
                     found.append((("without", at, name), f"the axis has no value {value}", words, ""))

@@ -98,7 +98,7 @@ def grid(axes: Mapping[str, Axis], without: Sequence[Mapping[str, Any]] = ()) ->
     found = []
     for picks in itertools.product(*(points(name, axis, short[name]) for name, axis in axes.items())):
         at = {name: pick.label for name, pick in zip(axes, picks, strict=True)}
-        if any(all(met(at[name], values) for name, values in entry.items()) for entry in without):
+        if any(all(at[name] in alternatives(axes[name], asked) for name, asked in entry.items()) for entry in without):
             continue
         settings = {key: value for pick in picks for key, value in pick.settings.items()}
         places = {key: place for pick in picks for key, place in pick.places.items()}
@@ -108,8 +108,9 @@ def grid(axes: Mapping[str, Axis], without: Sequence[Mapping[str, Any]] = ()) ->
     return [cell if names[cell.name] == 1 and len(cell.name) <= LONGEST else distinct(cell) for cell in found]
 
 
-def met(value: Any, asked: Any) -> bool:
-    return bool(value == asked) or (isinstance(asked, list) and value in asked)
+def alternatives(axis: Axis, asked: Any) -> Sequence[Any]:
+    """The values of an axis that a combination names: those in a list, unless that is itself a value of the axis."""
+    return asked if isinstance(asked, list) and asked not in list(axis) else [asked]
 
 
 def distinct(cell: Cell) -> Cell:

@@ -98,6 +98,16 @@ BAD: list[tuple[str, str]] = [
         ":6:10  cells[1].name: seed-1 is another cell's name, too; allowed: each name once",
     ),
     (
+        f"{HEAD}axes: {{seed: [1]}}\ncells:\n- {{name: x}}\n- {{name: report.html}}",
+        ":6:10  cells[1].name: report.html is a file that the study writes beside its cells' folders; allowed: "
+        "another name",
+    ),
+    (
+        f"{HEAD}axes: {{data: {{a: {{}}, study.json: {{}}}}}}",
+        ":3:34  axes.data.study.json: study.json is a file that the study writes beside its cells' folders; allowed: "
+        "another name",
+    ),
+    (
         f"{HEAD}axes: {{seed: [1, 2]}}\nbaseline: sed-1",
         ":4:11  baseline: there is no cell sed-1; allowed: seed-1, seed-2; did you mean 'seed-1'?",
     ),
@@ -309,3 +319,13 @@ def test_a_list_that_is_a_value_of_its_axis_is_left_out(make: Make) -> None:
     assert [cell.at["train.layers"] for cell in loaded.cells] == [[6], 7]
     loaded = load_study(make(f"{HEAD}axes: {{train.layers: [[4, 5], [6], 7]}}\nwithout: [{{train.layers: [[6], 7]}}]"))
     assert [cell.at["train.layers"] for cell in loaded.cells] == [[4, 5]]
+
+
+def test_a_list_that_is_a_value_of_its_axis_names_no_other_values() -> None:
+    found = grid({"train.layers": [4, 5, [4, 5]]}, [{"train.layers": [4, 5]}])
+    assert [cell.at["train.layers"] for cell in found] == [4, 5]
+
+
+def test_a_cells_folder_may_be_called_like_a_file_of_the_study_but_for_its_seed(make: Make) -> None:
+    loaded = load_study(make(f"{HEAD}cells: [{{name: log.txt}}]\nseeds: [1]"))
+    assert [cell.name for cell in loaded.cells] == ["log.txt_seed-1"]
