@@ -9,26 +9,25 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
-import shutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import job, page, study_estimate, study_report, study_text
+from kedit_glue import job, page, study_report, study_text
 from kedit_glue.atomic import write_json, write_text
-from kedit_glue.disk_use import disk_use
 from kedit_glue.execute import DISK_FULL, NoRoom, OutputMissing
 from kedit_glue.job import Options
 from kedit_glue.locks import held
 from kedit_glue.problems import CannotStart, did_you_mean
-from kedit_glue.progress import Display, duration
+from kedit_glue.progress import Display
 from kedit_glue.result import ResultError
 from kedit_glue.run import USER_ERRORS, again, any_terminal, guarded
 from kedit_glue.runner import StageFailed
 from kedit_glue.study_before import NOT_YET, Documents, before, finished
+from kedit_glue.study_dry_run import show_cells
 from kedit_glue.study_file import Loaded, Planned, load_study, plan_cells
 from kedit_glue.study_grid import said
 from kedit_glue.study_report import About, Result
@@ -104,45 +103,6 @@ def select(planned: Sequence[Planned], names: Sequence[str]) -> list[Planned]:
         if name not in known:
             raise CannotStart(f"--only {name}: there is no such cell; {did_you_mean(name, known) or 'see --dry-run'}")
     return [each for each in planned if not names or {each.cell.name, each.cell.group} & set(names)]
-
-
-def show_cells(
-    loaded: Loaded, planned: Sequence[Planned], chosen: Sequence[Planned], done: Mapping[str, Any], display: Display
-) -> None:
-    """``--dry-run``: each chosen cell, what it changes, its folder; what cells that are done say of the others."""
-    measured = [
-        study_estimate.measured(done[each.cell.name], disk_use(each.folder).own)
-        for each in planned
-        if each.cell.name in done
-    ]
-    guesses: list[study_estimate.Expected | None] = []
-    count = f"{len(planned)} cells" if len(chosen) == len(planned) else f"{len(chosen)} of {len(planned)} cells"
-    display.say(f"{loaded.study.name}: {count} of {loaded.recipe}, their recipes checked, nothing started")
-    display.say(f"in every cell: {said(loaded.study.set)}")
-    for number, each in enumerate(chosen, 1):
-        marks = "  (baseline)" * (each.cell.group == loaded.baseline) + "  (done)" * (each.cell.name in done)
-        display.say(f"{number:3}. {each.cell.name}{marks}")
-        display.say(f"       sets:   {said(each.cell.settings)}")
-        display.say(f"       writes: {each.folder}")
-        if each.cell.name in done:
-            continue
-        guesses.append(study_estimate.expected(each.recipe.method, each.recipe.edits.limit, measured))
-        if guess := guesses[-1]:
-            display.say(f"       takes:  about {duration(guess.seconds)}, {guess.size / 1e9:.1f} GB")
-    if total := study_estimate.added(guesses):
-        free = shutil.disk_usage(existing(planned[0].folder)).free
-        display.say(
-            f"still to do: {len(guesses)} cells, about {duration(total.seconds)} one after another and "
-            f"{total.size / 1e9:.1f} GB at most, by the {len(measured)} that are done (in proportion to their facts); "
-            f"{free / 1e9:.0f} GB are free"
-        )
-    elif guesses:
-        display.say(f"still to do: {len(guesses)} cells; run one (--only {chosen[0].cell.name}) to see what they take")
-
-
-def existing(folder: Path) -> Path:
-    """The nearest folder above that is there."""
-    return next(one for one in (folder, *folder.parents) if one.is_dir())
 
 
 @dataclass

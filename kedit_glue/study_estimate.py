@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from kedit_glue.study_shared import PER_FACT
 
 
 @dataclass(frozen=True)
@@ -14,8 +16,11 @@ class Measured:
     method: str
     facts: int
     seconds: float
+    """Of every stage, those taken from other runs included."""
     size: int
     """Bytes of its folder."""
+    shared: Mapping[str, float]
+    """Seconds of what cells have in common, by kind (``study_shared``)."""
 
 
 @dataclass(frozen=True)
@@ -26,27 +31,28 @@ class Expected:
     size: int
 
 
-def measured(document: Mapping[str, Any], size: int) -> Measured:
-    """Of ``scores.json`` and the size of its folder in bytes."""
-    return Measured(document.get("method") or "", len(document["facts"]), document["seconds"]["all"], size)
+def measured(document: Mapping[str, Any], size: int, shared: Mapping[str, float]) -> Measured:
+    """Of ``scores.json``, the size of its folder in bytes, and what its shared work took."""
+    seconds = document["seconds"]
+    whole = seconds.get("all", sum(seconds.values()))
+    return Measured(document.get("method") or "", len(document["facts"]), whole, size, shared)
 
 
-def expected(method: str, facts: int | None, done: Iterable[Measured]) -> Expected | None:
-    """Of a run by this method over so many facts (None: all of a file, as many as the other); None: nothing to go by.
+def expected(method: str, facts: int | None, done: Iterable[Measured], made: Collection[str] = ()) -> Expected | None:
+    """Of a run by this method over so many facts, as the run with the nearest number of facts; None: nothing to go by.
 
-    The run most like it: one by the same method where there is one, then the one with the nearest number of facts.
+    ``made``: kinds of shared work that another cell does.
     """
-    ranked = sorted(done, key=lambda one: (one.method != method, abs(one.facts - (facts or one.facts))))
-    if not ranked:
+    alike = [one for one in done if one.method == method]
+    if not alike or facts is None:
         return None
-    nearest = ranked[0]
-    share = (facts or nearest.facts) / max(nearest.facts, 1)
-    return Expected(nearest.seconds * share, int(nearest.size * share))
+    nearest = min(alike, key=lambda one: abs(one.facts - facts))
+    share = facts / max(nearest.facts, 1)
+    seconds = max(nearest.seconds - sum(nearest.shared.values()), 0.0) * share
+    seconds += sum(s * (share if kind in PER_FACT else 1) for kind, s in nearest.shared.items() if kind not in made)
+    return Expected(seconds, int(nearest.size * share))
 
 
-def added(every: Sequence[Expected | None]) -> Expected | None:
-    """All of them; None where one is not known."""
-    known = [one for one in every if one is not None]
-    if len(known) < len(every):
-        return None
+def added(every: Iterable[Expected]) -> Expected:
+    known = list(every)
     return Expected(sum(one.seconds for one in known), sum(one.size for one in known))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kedit_glue import job, on_ray, study
+from kedit_glue import job, on_ray, records, study
 from kedit_glue.execute import NoRoom
 from kedit_glue.on_ray import Run
 from kedit_glue.problems import CannotStart
@@ -439,6 +439,41 @@ def test_a_dry_run_says_what_the_rest_will_take(bench: Bench, main: Main, capsys
     out = capsys.readouterr().out
     assert out.count("       takes:  about ") == 2
     assert "still to do: 2 cells, about " in out and "by the 1 that are done (in proportion to their facts)" in out
+
+
+def test_an_estimate_counts_what_cells_share_once(bench: Bench, main: Main, capsys: Any) -> None:
+    assert main("--only", "weight-0.4") == 0
+    for file in [*bench.folder.glob("*/base/*.record.json"), *bench.folder.glob("*/batch_001/train.record.json")]:
+        record = records.read_record(file)
+        assert record is not None
+        records.write_record(file, record | {"seconds": 1000.0})
+    spoil(bench, "weight-0.4", lambda document: document["seconds"].update(all=3060.0))
+    capsys.readouterr()
+    assert main("--dry-run") == 0
+    out = capsys.readouterr().out
+    assert out.count("takes:  about 1 min 00 s") == 2 and "still to do: 2 cells, about 2 min 00 s one after" in out
+
+
+def test_cells_unlike_any_that_is_done_have_no_estimate(bench: Bench, main: Main, capsys: Any) -> None:
+    bench.write(axes={"method": ["sft", "rsft_merge"]})
+    assert main("--only", "method-rsft_merge") == 0
+    bench.write(axes={"method": ["sft", "rsft_merge"]}, cells=[{"name": "more", "set": {"train.epochs": 3}}])
+    capsys.readouterr()
+    assert main("--dry-run") == 0
+    out = capsys.readouterr().out
+    assert out.count("takes:  about ") == 1 and "still to do: 2 cells, about " in out
+    assert "not in it: 1 cells of which none like them is done" in out and "(--only method-sft)" in out
+
+
+def test_all_facts_of_a_file_are_counted(bench: Bench, main: Main, capsys: Any) -> None:
+    """The done cell's number of facts says nothing of them."""
+    whole = {"edits.limit": None}
+    bench.write(set={}, axes={}, cells=[{"name": "two", "set": {"edits.limit": 2}}, {"name": "all", "set": whole}])
+    assert main("--only", "two") == 0
+    capsys.readouterr()
+    spoil(bench, "two", lambda document: document["seconds"].update(all=7230.0))
+    assert main("--dry-run") == 0
+    assert "takes:  about 6 h 0" in capsys.readouterr().out, "of six facts"
 
 
 def test_cells_go_to_ray(bench: Bench, main: Main, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -2,37 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import pytest
 
+from kedit_glue.recipe import Recipe
 from kedit_glue.study_estimate import Expected, Measured, added, expected, measured
+from kedit_glue.study_shared import ASKED, FIRST, GENERAL, ONCE, kind_of, shared
 
-ROME = Measured("rome", 10, 700.0, 1000)
-OURS = Measured("rsft_merge", 10, 60.0, 4000)
-MORE = Measured("rsft_merge", 40, 120.0, 4000)
+ROME = Measured("rome", 10, 700.0, 1000, {})
+OURS = Measured("rsft_merge", 10, 60.0, 4000, {})
+MORE = Measured("rsft_merge", 40, 120.0, 4000, {})
 
 
 def test_a_run_is_measured_by_its_scores() -> None:
     document = {"method": "rome", "facts": [{}] * 10, "seconds": {"edit": 600.0, "all": 700.0}}
-    assert measured(document, 1000) == ROME
+    assert measured(document, 1000, {}) == ROME
     del document["method"]
-    assert measured(document, 1000).method == ""
+    assert measured(document, 1000, {}).method == ""
+    assert measured(document | {"seconds": {"edit": 600.0, "score": 100.0}}, 1000, {}).seconds == 700.0
 
 
 @pytest.mark.parametrize(
     ("method", "facts", "wanted"),
     [
-        ("rome", 100, Expected(7000.0, 10000)),  # the same method first
-        ("rsft_merge", 12, Expected(72.0, 4800)),  # then the nearest number of facts
+        ("rome", 100, Expected(7000.0, 10000)),
+        ("rsft_merge", 12, Expected(72.0, 4800)),  # the nearest number of facts
         ("rsft_merge", 80, Expected(240.0, 8000)),
-        ("memit", 40, Expected(120.0, 4000)),
-        ("rome", None, Expected(700.0, 1000)),  # all of a file whose length nobody knows
+        ("memit", 40, None),  # another method takes another time
+        ("rome", None, None),  # nobody knows how many
     ],
 )
-def test_in_proportion_to_the_facts(method: str, facts: int | None, wanted: Expected) -> None:
+def test_in_proportion_to_the_facts_by_the_same_method(method: str, facts: int | None, wanted: Expected | None) -> None:
     assert expected(method, facts, [OURS, ROME, MORE]) == wanted
 
 
-def test_nothing_is_made_up() -> None:
-    assert expected("rome", 10, []) is None
-    assert added([Expected(1.0, 2), None]) is None
+@pytest.mark.parametrize(
+    ("made", "seconds"),
+    [((), 2 * (10 + 20 + 30) + 5), ({ASKED, GENERAL, FIRST}, 2 * 10), ({GENERAL}, 2 * (10 + 20 + 30))],
+)
+def test_what_another_cell_does_is_not_counted_again(made: Collection[str], seconds: float) -> None:
+    one = replace(OURS, seconds=65.0, shared={ASKED: 20.0, GENERAL: 5.0, FIRST: 30.0})
+    guess = expected("rsft_merge", 20, [one], made)
+    assert guess is not None and guess.seconds == seconds
+
+
+def test_a_sum() -> None:
     assert added([Expected(1.0, 2), Expected(3.0, 4)]) == Expected(4.0, 6)
+
+
+# -- what cells have in common ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind"),
+    [
+        ("base/edits", ASKED),
+        ("base/general", GENERAL),
+        ("base/protect", ONCE),
+        ("batch_001/train", FIRST),
+        ("batch_001/edit", FIRST),
+        ("batch_001/merge", None),
+        ("batch_002/train", None),
+    ],
+)
+def test_kinds_of_stages(stage: str, kind: str | None) -> None:
+    assert kind_of(stage) == kind
+
+
+BASE = {
+    "name": "a",
+    "model": "smollm2-135m",
+    "edits": {"source": "/facts.json"},
+    "keep": "all",
+    "score": {"general": {"tasks": ["arc_easy"]}},
+}
+PROTECTED = {"train": {"protect": {"directions": 4}}}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        ({}, {"name": "b", "output": "/b", "merge": {"parameters": {"weight": 0.1}}}, {ASKED, GENERAL, FIRST}),
+        ({}, {"train": {"epochs": 3}}, {ASKED, GENERAL}),
+        ({}, {"edits": {"source": "/facts.json", "batch_size": 3}}, {ASKED, GENERAL}),
+        ({}, {"edits": {"source": "/other.json"}}, {GENERAL}),
+        ({}, {"seed": 1}, set()),
+        ({}, {"keep": "last"}, {ASKED, GENERAL}),
+        ({}, {"score": {"general": {"tasks": ["arc_easy"], "limit": 3}}}, {ASKED, FIRST}),
+        (PROTECTED, {"train": {"epochs": 3, **PROTECTED["train"]}}, {ASKED, GENERAL, ONCE}),
+        (PROTECTED, {"train": {"protect": {"directions": 5}}}, {ASKED, GENERAL}),
+    ],
+)
+def test_what_two_cells_have_in_common(one: dict[str, object], other: dict[str, object], common: set[str]) -> None:
+    first, second = (shared(Recipe.model_validate(BASE | changed)) for changed in (one, other))
+    assert {kind for kind in first if first[kind] == second.get(kind)} == common
