@@ -91,6 +91,19 @@ OF_SERAC: Mapping[str, Any] = {
     "unlikelihood": True,
     "val_batch_size": 1,
 }
+STRUCTURE: Mapping[str, tuple[str, ...]] = {
+    "mend": (
+        *("inner_params", "model_class", "norm", "combine", "one_sided", "x_only", "delta_only", "shared"),
+        *("n_hidden", "hidden_dim", "init", "act", "rank", "mlp_class"),
+    ),
+    "serac": ("cos", "square", "bound_embeds", "dist_heads"),
+}
+"""Hparams that an editor is used by as it was trained by them, whatever the recipe or ``edit.yaml`` says."""
+STAY_FALSE: Mapping[str, str] = {
+    "cross_attend": "scope is decided by the distance of embeddings",
+    "freeze_cntr": "EasyEdit then has no counterfactual model (SERAC.py:52)",
+}
+"""SERAC's hparams that nothing here can use, and why."""
 
 
 def training_hparams(recipe: Recipe, model: str, n_layers: int | None, tensors: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedit_glue.deepspeed_file import file_problem
+from kedit_glue.learned import STAY_FALSE
 from kedit_glue.methods import FURTHER, LEARNED, METHODS, TRAINED, settings
 from kedit_glue.models import ModelError, layer_count
 from kedit_glue.problems import did_you_mean
@@ -174,6 +175,10 @@ def _check_learned(recipe: Recipe, draft: Draft) -> None:
     if recipe.method == "serac" and recipe.score.edits.easyedit and draft.sound(("score", "edits", "easyedit")):
         found = "a checkout, while method is serac, whose scope the package's code decides in the same process"
         draft.add(("score", "edits", "easyedit"), found, "null")
+    for key, why in STAY_FALSE.items():
+        if recipe.method == "serac" and own["extra"].get(key):
+            at = (*section, "extra", key)
+            draft.add(at, draft.shown(at), "false", why)
 
 
 def _check_further(recipe: Recipe, draft: Draft) -> None:

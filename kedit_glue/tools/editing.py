@@ -105,12 +105,12 @@ def edit(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 
 
 def hparams_of(job: Mapping[str, Any]) -> dict[str, Any]:
-    """EasyEdit's hparams, as the YAML stands, and where the trained editor lies."""
+    """EasyEdit's hparams, as the YAML stands; a trained editor's are those that it was trained by."""
     from kedit_glue.tools import learned
 
     hparams: dict[str, Any] = yaml.safe_load(Path(job["edit_yaml"]).read_text(encoding="utf-8"))
     if job.get("editor"):
-        hparams["archive"] = learned.archive(Path(job["editor"]))
+        hparams |= learned.hparams_of(Path(job["editor"]))
     return hparams
 
 

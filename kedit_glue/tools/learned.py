@@ -48,7 +48,8 @@ class TrainingError(RuntimeError):
 
 
 def train_editor(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
-    """Train a method's editor, or find it in the cache; ``job['output']``: JSON that says where it is.
+    """Train a method's editor, or find it in the cache; ``job['output']``: JSON that says where it is, and by which
+    hparams it is to be used.
 
     ``job``: ``method``, ``editor_yaml`` (EasyEdit's hparams), ``model`` (folder), ``train_facts``, ``skip`` and
     ``limit`` (``learned.training_facts``), ``rephrased`` (whether the edited model is asked rephrasings), ``cache``,
@@ -58,6 +59,9 @@ def train_editor(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     """
     found = learned.examples(learned.training_facts(job["train_facts"], job["skip"], job["limit"]))
     hparams = yaml.safe_load(Path(job["editor_yaml"]).read_text(encoding="utf-8"))
+    if refused := [name for name in learned.STAY_FALSE if hparams.get(name)]:
+        why = learned.STAY_FALSE[refused[0]]
+        raise TrainingError(f"{job['editor_yaml']}: {refused[0]} must be false: {why}")
     places = _places(hparams) if job["method"] == "serac" else {}
     folder = Path(job["cache"]) / "editors" / key(job, hparams, places, found)
     if (folder / SAID).is_file():
@@ -68,7 +72,8 @@ def train_editor(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
             write_json(aside / SAID, said)
     said = json.loads((folder / SAID).read_text(encoding="utf-8"))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    write_json(Path(job["output"]), {"archive": str(folder), **said})
+    trained_by = {name: hparams[name] for name in learned.STRUCTURE[job["method"]]}
+    write_json(Path(job["output"]), {"archive": str(folder), "hparams": trained_by, **said})
     return {**said, "editor_bytes": size}
 
 
@@ -255,12 +260,16 @@ def encoded(tokenizer: Any, pairs: Sequence[tuple[str, str]], device: str) -> di
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
 
 
-def archive(said: Path) -> str:
-    """The trained networks' file, by what ``train_editor`` wrote. Raises TrainingError where it is gone."""
-    file = Path(json.loads(said.read_text(encoding="utf-8"))["archive"]) / ARCHIVE
+def hparams_of(said: Path) -> dict[str, Any]:
+    """Of the editor that ``train_editor`` wrote of: its file, and the hparams that it was trained by.
+
+    Raises TrainingError where it is gone.
+    """
+    found = json.loads(said.read_text(encoding="utf-8"))
+    file = Path(found["archive"]) / ARCHIVE
     if not file.is_file():
         raise TrainingError(f"the trained editor {file} is gone: run the same command with --force editor")
-    return str(file)
+    return {**found.get("hparams", {}), "archive": str(file)}  # runs of earlier versions have none
 
 
 def edit(module: Any, model: Any, tokenizer: Any, requests: Sequence[Mapping[str, Any]], hparams: Any) -> Iterator[int]:

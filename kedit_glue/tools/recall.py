@@ -18,7 +18,7 @@ from kedit_glue.tools import Emit, asking
 from kedit_glue.tools.asking import Forced, Generated
 
 FILE = "remembered.json"
-"""In a model's folder: the method, its settings, and the facts."""
+"""In a model's folder: the method, its settings, the hparams that its editor was trained by, and the facts."""
 
 
 def remember(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
@@ -38,9 +38,8 @@ def remember(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     for file in model.iterdir():
         if file.is_file() and file.name != FILE:
             link_or_copy(file, output / file.name)
-    if job.get("editor"):
-        _take_along(Path(job["editor"]), output)
-    memory = {"method": job["method"], "settings": job["settings"], "facts": list(kept.values())}
+    trained_by = _take_along(Path(job["editor"]), output) if job.get("editor") else {}
+    memory = {"method": job["method"], "settings": job["settings"], **trained_by, "facts": list(kept.values())}
     write_json(output / FILE, memory)
     beside = [output / FILE, *_files(output / MEMORY if job.get("editor") else _encoder(job["settings"]))]
     size = sum(file.stat().st_size for file in beside)
@@ -68,9 +67,13 @@ def asker(folder: str, model: Any, tokenizer: Any, emit: Emit) -> asking.Asker:
     return Remembering(model, tokenizer, emit, memory)
 
 
-def _take_along(editor: Path, output: Path) -> None:
-    """Link the models of a trained editor into a model's folder. Raises FileNotFoundError where they are gone."""
-    trained = Path(json.loads(editor.read_text(encoding="utf-8"))["archive"])
+def _take_along(editor: Path, output: Path) -> dict[str, Any]:
+    """Link the models of a trained editor into a model's folder; ``hparams`` that it was trained by.
+
+    Raises FileNotFoundError where they are gone.
+    """
+    said = json.loads(editor.read_text(encoding="utf-8"))
+    trained = Path(said["archive"])
     if not trained.is_dir():
         raise FileNotFoundError(f"the trained editor {trained} is gone: run the same command with --force editor")
     for file in trained.rglob("*"):
@@ -78,6 +81,7 @@ def _take_along(editor: Path, output: Path) -> None:
             target = output / MEMORY / file.relative_to(trained)
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(file, target)
+    return {"hparams": said.get("hparams", {})}
 
 
 class Remembering(asking.Asker):

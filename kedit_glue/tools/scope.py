@@ -44,7 +44,7 @@ class Scoped(Asker):
         inputs = [f"{fact['prompt']} {fact['target_new']}" for fact in memory["facts"]]
         answers = [fact["target_new"] for fact in memory["facts"]]
         with easyedit_compat.on_device(self.device) as number:
-            config = serac_config(memory["settings"], number)
+            config = serac_config(memory, number)
             self.alg = easyedit_compat.trainer().SERAC(
                 named("llama"), config, None, classifier, of_classifier, other, tokenizer, inputs, answers
             )
@@ -139,9 +139,10 @@ def split(
     return [found[i] for i in range(len(pairs))]
 
 
-def serac_config(settings: Mapping[str, Any], device: int) -> SimpleNamespace:
-    """What ``SERAC`` reads of its hparams once it is trained; ``settings``: what the run remembers of them."""
-    own = {**settings, **settings.get("extra", {})}
+def serac_config(memory: Mapping[str, Any], device: int) -> SimpleNamespace:
+    """What ``SERAC`` reads of its hparams once it is trained: those that it was trained by."""
+    settings, trained_by = memory["settings"], memory.get("hparams", {})  # memories of earlier versions have none
+    own = {**settings, **settings.get("extra", {}), **trained_by}
     return SimpleNamespace(
         device=device,
         model_name="llama",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kedit_glue import learned
 from kedit_glue.facts import Edit, Probe
@@ -139,6 +140,13 @@ def test_serac_begins_with_the_model_itself_and_minilm(recipe: Any) -> None:
         (
             "method: serac\nmethods: {serac: {train_facts: facts.json}}\nscore: {edits: {easyedit: checkout}}\n",
             "a checkout, while method is serac",
+        ),
+        *(
+            (
+                f"method: serac\nmethods: {{serac: {{train_facts: facts.json, extra: {{{key}: true}}}}}}\n",
+                f"methods.serac.extra.{key}: true (true/false); allowed: false; {why}",
+            )
+            for key, why in learned.STAY_FALSE.items()
         ),
     ],
 )
@@ -289,6 +297,75 @@ def test_an_editor_is_kept_by_what_it_depends_on(tmp_path: Path) -> None:
         key(job, hparams, {"cls_name": models["other"]}, [{"id": "a"}]),
     ]
     assert len({first, *others}) == 7
+
+
+@pytest.fixture
+def editor(tmp_path: Path) -> Any:
+    """Has the cache say that an editor is trained by these hparams; what the stage ``base/editor`` then writes."""
+    from kedit_glue.tools import learned as tool
+
+    def make(method: str, hparams: dict[str, Any]) -> Path:
+        (tmp_path / "training.json").write_text(json.dumps([record("Fenn")]), encoding="utf-8")
+        (tmp_path / "editor.yaml").write_text(yaml.safe_dump(hparams), encoding="utf-8")
+        job: dict[str, Any] = {
+            "method": method,
+            "model": str(tmp_path),
+            "seed": 0,
+            "rephrased": False,
+            "skip": 0,
+            "limit": None,
+        }
+        job |= {"train_facts": str(tmp_path / "training.json"), "editor_yaml": str(tmp_path / "editor.yaml")}
+        job |= {"output": str(tmp_path / "editor.json"), "cache": str(tmp_path)}
+        found = learned.examples(learned.training_facts(job["train_facts"], 0, None))
+        places = {name: hparams[name] for name in ("small_name", "cls_name") if method == "serac"}
+        folder = tmp_path / "editors" / tool.key(job, hparams, places, found)
+        (folder / tool.CLASSIFIER).mkdir(parents=True)
+        for file in (tool.ARCHIVE, f"{tool.CLASSIFIER}/config.json"):
+            (folder / file).write_text("{}", encoding="utf-8")
+        (folder / tool.SAID).write_text('{"facts": 1}', encoding="utf-8")
+        tool.train_editor(job, lambda event: None)
+        return Path(job["output"])
+
+    return make
+
+
+def test_mend_edits_by_the_hparams_that_it_was_trained_by(recipe: Any, editor: Any, tmp_path: Path) -> None:
+    from kedit_glue.tools import editing
+
+    by_hand = {"norm": False, "rank": 7, "combine": False, "inner_params": ["model.layers.3.mlp.up_proj.weight"]}
+    trained = editor("mend", {**learned.training_hparams(recipe("mend"), "/m", 12, LLAMA), **by_hand})
+    rendered = learned.editing_hparams(recipe("mend", ", lr_scale: 0.5"), "/m", 12, LLAMA)
+    (tmp_path / "edit.yaml").write_text(yaml.safe_dump(rendered), encoding="utf-8")
+    found = editing.hparams_of({"edit_yaml": str(tmp_path / "edit.yaml"), "editor": str(trained)})
+    assert found == {**rendered, **by_hand, "archive": found["archive"]}
+    assert Path(found["archive"]).is_file()
+
+
+def test_serac_is_used_by_the_hparams_that_it_was_trained_by(recipe: Any, editor: Any, tmp_path: Path) -> None:
+    from kedit_glue.tools import recall
+    from kedit_glue.tools.scope import serac_config
+
+    made = recipe("serac", ", extra: {dist_heads: 2}")
+    by_hand = {"cos": True, "square": False, "bound_embeds": True, "dist_heads": 4}
+    places = {"small_name": str(tmp_path / "model"), "cls_name": str(tmp_path / "model")}
+    trained = editor("serac", {**learned.training_hparams(made, "/m", 12, LLAMA), **places, **by_hand})
+    [stage, _] = [s for s in make_plan(made, EDITS, place(tmp_path)).stages if s.job.function == "remember"]
+    (tmp_path / "edits.json").write_text(json.dumps(EDITS), encoding="utf-8")
+    job = {**stage.job.arguments, "facts": str(tmp_path / "edits.json"), "model": str(tmp_path / "model")}
+    recall.remember({**job, "editor": str(trained), "output": str(tmp_path / "out")}, lambda event: None)
+    memory = json.loads((tmp_path / "out" / recall.FILE).read_text(encoding="utf-8"))
+    assert {name: getattr(serac_config(memory, 0), name) for name in by_hand} == by_hand
+    del memory["hparams"]  # as an earlier version wrote it
+    assert (serac_config(memory, 0).cos, serac_config(memory, 0).dist_heads) == (False, 2)
+
+
+def test_what_serac_cannot_use_is_refused_before_training(recipe: Any, editor: Any) -> None:
+    from kedit_glue.tools.learned import TrainingError
+
+    hparams = learned.training_hparams(recipe("serac"), "/m", 12, LLAMA)
+    with pytest.raises(TrainingError, match=r"editor\.yaml: cross_attend must be false: scope is decided by"):
+        editor("serac", {**hparams, "small_name": "/m", "cls_name": "/m", "cross_attend": True})
 
 
 def test_prompts_in_scope_are_asked_behind_their_fact() -> None:
