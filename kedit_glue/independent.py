@@ -119,7 +119,7 @@ def edited(
         "finished stages are kept"
     )
     job = Job(title, INDEPENDENT, arguments, folder, INDEPENDENT, advice)
-    depends = {**settings, "facts": hashed(facts), "first": before}
+    depends = {**settings, **place.holding("score"), "facts": hashed(facts), "first": before}
     reads = tuple(file.path for file in common.files)
     return Prepared(job, output, depends, reads, beside=(trace,) if trace else ())
 

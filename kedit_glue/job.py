@@ -21,6 +21,7 @@ from kedit_glue import (
     methods,
     models,
     nodes,
+    outside,
     own_folder,
     page,
     records,
@@ -316,6 +317,7 @@ def place(recipe: Recipe, folder: Path, model: str, method: MergeMethod, device:
         models.tensor_shapes(local) if local.is_dir() else None,
         strict_yaml.load(Path(file))[0] if file else None,
         check.model_bytes(local) if local.is_dir() else 0,
+        outside.marks(recipe),
     )
 
 

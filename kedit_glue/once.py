@@ -67,7 +67,8 @@ def editor(place: Place, recipe: Recipe) -> Prepared:
         "command again"
     )
     job = Job(f"original model: train {title}'s editor", "editor", arguments, output.parent, "editor", advice)
-    return Prepared(job, output, settings, (file.path, Path(own["train_facts"])), file)
+    depends = {**settings, **place.holding("methods")}
+    return Prepared(job, output, depends, (file.path, Path(own["train_facts"])), file)
 
 
 def _once(

@@ -368,7 +368,7 @@ class _Builder:
             "read the log; then run the same command again: training and merging are not repeated",
         )
         old = new if edits.old_facts is None else min(new, edits.old_facts)
-        settings = {**settings, "facts": self.marks[upto]}
+        settings = {**settings, "facts": self.marks[upto], **self.place.holding("score")}
         self._stage(f"{where}/edits{of}", batch, job, [], output, settings=settings, size=upto - new + old)
 
     def _general(self, where: str, batch: int | None, title: str, of: str = "") -> None:

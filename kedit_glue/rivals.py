@@ -28,7 +28,7 @@ def edited(
     if recipe.method in methods.REMEMBERED:
         settings["settings"] = {k: v for k, v in methods.settings(recipe).items() if k not in learned.TRAINING}
         job = Job(title, "remember", {**arguments, **settings}, folder, "edit", "read the log")
-        return Prepared(job, output, settings, (requests,))
+        return Prepared(job, output, {**settings, **place.holding("methods")}, (requests,))
     file = batch_files.edit_yaml(recipe, place, number, facts, model)
     settings |= {"trainable": what, "checkout": recipe.methods.easyedit}
     arguments |= {
@@ -43,4 +43,4 @@ def edited(
         "command again: finished batches are kept"
     )
     job = Job(title, "edit", {**arguments, **settings}, folder, "edit", advice)
-    return Prepared(job, output, settings, (requests, file.path), file)
+    return Prepared(job, output, {**settings, **place.holding("methods")}, (requests, file.path), file)

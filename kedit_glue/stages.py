@@ -39,6 +39,12 @@ class Place:
     """Content of ``merge.file``."""
     model_bytes: int = 0
     """Size of the original model's weights; 0 where they are not at hand."""
+    outside: Mapping[str, str] = field(default_factory=dict)
+    """Recipe's key -> hash of what the folder that it names holds (``outside.marks``)."""
+
+    def holding(self, section: str) -> dict[str, str]:
+        """``outside`` of the keys of a section: what a stage that reads these folders depends on."""
+        return {key: mark for key, mark in self.outside.items() if key.startswith(f"{section}.")}
 
 
 @dataclass(frozen=True)
