@@ -70,7 +70,7 @@ def run_study(arguments: argparse.Namespace, display: Display) -> int:
     if arguments.dry_run:
         show_cells(loaded, planned, chosen, documents, display)
         return 0
-    study = Cells(loaded, planned, folder, documents, causes)
+    study = Cells(loaded, planned, folder, documents, causes, arguments.set)
     if arguments.table:
         if documents or causes:
             study.write()
@@ -114,6 +114,8 @@ class Cells:
     folder: Path
     documents: Documents
     causes: dict[str, str] = field(default_factory=dict)
+    values: Sequence[str] = ()
+    """``--set`` of the command line."""
 
     def run(self, chosen: Sequence[Planned], fresh: bool, display: Display) -> None:
         """Run these cells; one that fails is noted, and the next one begins."""
@@ -190,7 +192,8 @@ class Cells:
         """``study.json``, ``study.md`` with its picture, and ``report.html``."""
         about, results = self.about()
         document = study_report.table(about, results)
-        write_json(self.folder / "study.json", document)
+        place = {"study": str(self.loaded.file.resolve()), "set": list(self.values), "cwd": str(Path.cwd())}
+        write_json(self.folder / "study.json", {**document, "place": place})
         drawn = study_report.draw(self.folder / "study.svg", document["cells"])
         write_text(self.folder / "study.md", study_text.markdown(document, "study.svg" if drawn else ""))
         if self.documents:

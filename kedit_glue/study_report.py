@@ -13,6 +13,7 @@
                  ``scores.json``'s, empty where a file has none), method, harmonic (``harmonic``)}
     differences  one entry a cell with a result, but for the baseline: {cell, metrics: name ->
                  {difference, difference_95, facts, excludes_zero}}
+    place        how the file was last written: study (its file), set (after ``--set``), cwd
 
 Means and differences are over facts, each counting once; intervals are 95 % intervals by normal
 approximation (None for a single fact). Differences pair the facts that both cells have. With seeds a fact's

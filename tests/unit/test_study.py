@@ -111,6 +111,14 @@ def test_cells_share_what_is_the_same(main: Main, bench: Bench, capsys: pytest.C
     assert os.path.samefile(tuned[0], tuned[2])
 
 
+def test_a_study_tells_how_it_was_run(main: Main, bench: Bench) -> None:
+    assert main("--set", "train.epochs=2") == 0
+    place = {"study": str(bench.file.resolve()), "set": ["train.epochs=2"], "cwd": str(Path.cwd())}
+    assert bench.document()["place"] == place
+    report = (bench.folder / "report.html").read_text(encoding="utf-8")
+    assert "kedit_glue.study" in report and "--set train.epochs=2" in report
+
+
 def test_what_differs_before_training_shares_only_the_original_models_scores(main: Main, bench: Bench) -> None:
     bench.write(axes={"train.loss_threshold": [0.01, 0.5]})
     assert main() == 0
