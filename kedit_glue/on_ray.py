@@ -8,7 +8,6 @@ is ``ray_task``.
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import shlex
 import socket
@@ -173,14 +172,14 @@ def no_room(run: Run, nodes: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def follow(ray: Any, runs: Sequence[Run], display: Display, ready: Callable[[Run], bool] = lambda _: True) -> None:
-    """Hand out the runs in their order, each as soon as it is ``ready``, and show what they do until all have ended."""
+    """Hand out the runs, each as soon as it is ``ready``, and show what they do until all have ended."""
     task = ray.remote(ray_task.take_up)
     waiting: dict[Any, Run] = {}
     nodes = ray.nodes()
     try:
         left = list(runs)
         while waiting or left:
-            for run in list(itertools.takewhile(ready, left)):
+            for run in [each for each in left if ready(each)]:
                 left.remove(run)
                 ray_task.place(run.order)
                 if said := no_room(run, nodes):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import job, page, study_report, study_text
+from kedit_glue import job, page, result, study_report, study_text
 from kedit_glue.atomic import write_json, write_text
 from kedit_glue.execute import DISK_FULL, NoRoom, OutputMissing
 from kedit_glue.job import Options
@@ -26,7 +26,7 @@ from kedit_glue.progress import Display
 from kedit_glue.result import ResultError
 from kedit_glue.run import USER_ERRORS, again, any_terminal, guarded
 from kedit_glue.runner import StageFailed
-from kedit_glue.study_before import NOT_YET, Documents, before, finished
+from kedit_glue.study_before import NOT_YET, Documents, before
 from kedit_glue.study_dry_run import show_cells
 from kedit_glue.study_file import Loaded, Planned, load_study, plan_cells
 from kedit_glue.study_grid import said
@@ -154,21 +154,20 @@ class Cells:
         display.say(f"\ncell {name} failed: {said}")
 
     def run_on_ray(self, chosen: Sequence[Planned], address: str, display: Display) -> None:
-        """Run these cells on a cluster, less those that are done."""
+        """Run these cells on a cluster; one that is done takes its time to look whether that stands."""
         from kedit_glue.study_ray import run_cells
 
-        left = [each for each in chosen if each.cell.name not in self.documents]
-        beside = [each.folder for each in self.planned]
-        runs = run_cells(self.loaded.recipe, left, beside, address, display) if left else []
-        for each, run in zip(left, runs, strict=True):
+        runs = run_cells(self.loaded.recipe, chosen, [each.folder for each in self.planned], address, display)
+        for each, run in zip(chosen, runs, strict=True):
             name = each.cell.name
+            self.documents.pop(name, None)
             self.causes[name] = run.outcome.said if run.outcome else NOT_YET
-            try:
-                if (document := finished(each)) is not None:
-                    self.documents[name] = document
+            if run.outcome and run.outcome.done:
+                try:
+                    self.documents[name] = result.plain(result.load(each.folder))
                     del self.causes[name]
-            except ResultError as error:
-                self.causes[name] = str(error)
+                except ResultError as error:
+                    self.causes[name] = str(error)
         self.write()
 
     def about(self) -> tuple[About, list[Result]]:

@@ -1,4 +1,4 @@
-"""A study's cells on a Ray cluster, each a task of its own (``on_ray``): cells share what the first one has made."""
+"""A study's cells on a Ray cluster, each a task of its own (``on_ray``): cells share what one of them has made."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kedit_glue.progress import Display
 from kedit_glue.ray_task import Order
 from kedit_glue.run import terminated_as_interrupted
 from kedit_glue.study_file import Planned
+from kedit_glue.study_shared import on_original
 
 
 def run_cells(
@@ -21,14 +22,14 @@ def run_cells(
 ) -> list[Run]:
     """Run the cells, as many at once as the cluster has room for; returns them with their outcomes.
 
-    ``beside``: folders of other cells, whose finished stages are taken over. The first cell's stages on the original
-    model are waited for, so that the others find them.
+    ``beside``: folders of other cells, whose finished stages are taken over. Stages on the original model that several
+    cells have are waited for in one of them, so that the others find them.
     """
     runs = runs_of(recipe, cells, beside)
     ray = on_ray.connect(address)
     try:
         with terminated_as_interrupted():
-            on_ray.follow(ray, runs, display, lambda run: run is runs[0] or ahead(runs[0]))
+            on_ray.follow(ray, runs, display, Turns(runs).ready)
     finally:
         ray.shutdown()
     display.console.print(on_ray.table(runs))
@@ -60,18 +61,55 @@ def runs_of(recipe: Path, cells: Sequence[Planned], beside: Sequence[Path]) -> l
     ]
 
 
-def ahead(run: Run) -> bool:
-    """Whether a run has done what it does with the original model alone, or has ended."""
-    if run.outcome is not None:
+class Turns:
+    """Which cells may begin: of those that have work on the original model in common one goes ahead."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self.work = {run.order.name: on_original(run.recipe) for run in runs}
+        self.begun: dict[str, int] = {}
+        """Cell that was handed out -> bytes that its events had then."""
+        self.passed: set[str] = set()
+
+    def ready(self, run: Run) -> bool:
+        """Whether a run may begin; one that may is taken to begin now."""
+        if not all(self._free(work, run) for work in self.work[run.order.name]):
+            return False
+        events = events_of(run)
+        self.begun[run.order.name] = events.stat().st_size if events.is_file() else 0
         return True
+
+    def _free(self, work: tuple[str, str], run: Run) -> bool:
+        """Whether a cell has done this, or it is this run's turn to do it."""
+        those = [other for other in self.runs if work in self.work[other.order.name]]
+        return any(map(self.ahead, those)) or run is next(each for each in those if each.outcome is None)
+
+    def ahead(self, run: Run) -> bool:
+        """Whether a run has done what it does with the original model alone."""
+        name = run.order.name
+        if name not in self.passed and name in self.begun:
+            done = run.outcome is not None and run.outcome.done
+            if done or batch_begun(events_of(run), self.begun[name]):
+                self.passed.add(name)
+        return name in self.passed
+
+
+def events_of(run: Run) -> Path:
+    return Path(run.order.folder) / "events.jsonl"
+
+
+def batch_begun(events: Path, position: int) -> bool:
+    """Whether a stage of a batch was started, by the events from this byte on."""
     try:
-        lines = (Path(run.order.folder) / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        with events.open("rb") as file:
+            file.seek(position)
+            lines = file.read().splitlines()
     except OSError:
         return False
     return any(event.get("event") == "stage_started" and event.get("batch") for event in map(read, lines))
 
 
-def read(line: str) -> dict[str, object]:
+def read(line: bytes) -> dict[str, object]:
     """An event; empty for a line that is being written."""
     try:
         found: dict[str, object] = json.loads(line)

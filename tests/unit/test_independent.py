@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kedit_glue import ask, independent, restore, result, run_folder, status_document, study
+from kedit_glue import ask, independent, restore, result, run_folder, status_document, study_before
 from kedit_glue.execute import again_from
 from kedit_glue.plan import Plan
 from kedit_glue.problems import CannotStart
@@ -308,6 +308,6 @@ def test_a_study_finds_its_result(work: Any) -> None:
     work.go()
     recipe = load_recipe(work.recipe)
     planned: Any = SimpleNamespace(recipe=recipe, folder=work.run_folder)
-    found = study.finished(planned)
+    found = study_before.finished(planned)
     assert found is not None and found["mode"] == "independent"
-    assert study.finished(SimpleNamespace(recipe=recipe, folder=work.folder)) is None  # type: ignore[arg-type]
+    assert study_before.finished(SimpleNamespace(recipe=recipe, folder=work.folder)) is None  # type: ignore[arg-type]

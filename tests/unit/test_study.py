@@ -507,6 +507,81 @@ def test_cells_go_to_ray(bench: Bench, main: Main, monkeypatch: pytest.MonkeyPat
     assert f"python -m kedit_glue.study {bench.file} --on ray --address local" in capsys.readouterr().out
 
 
+def on_fake_ray(bench: Bench, monkeypatch: pytest.MonkeyPatch, fails: Sequence[str] = ()) -> list[list[str]]:
+    """One cell after another, the cells that are ready first; returns which were ready at each look."""
+    looks: list[list[str]] = []
+
+    def follow(ray: Any, runs: Sequence[Run], display: Any, ready: Callable[[Run], bool]) -> None:
+        left, waiting = list(runs), []
+        while left or waiting:
+            looks.append([run.order.name for run in left if ready(run)])
+            waiting += [run for run in left if run.order.name in looks[-1]]
+            left = [run for run in left if run not in waiting]
+            run = waiting.pop(0)
+            done = run.order.name not in fails
+            if done:
+                others = tuple(map(Path, run.order.beside))
+                bench.run(study.Options(Path(run.order.recipe), run.order.overrides, elsewhere=others), Display(None))
+            run.outcome = Outcome(done, "said")
+
+    monkeypatch.setattr(on_ray, "connect", lambda address: types.SimpleNamespace(shutdown=lambda: None))
+    monkeypatch.setattr(on_ray, "follow", follow)
+    return looks
+
+
+def with_other_data(bench: Bench) -> list[str]:
+    """Two cells of each of two data sets, which have no work with the original in common; their names."""
+    facts = bench.file.parent.parent / "facts.json"
+    (facts.parent / "other.json").write_text(json.dumps(json.loads(facts.read_text())[::-1]), encoding="utf-8")
+    data = {"one": {}, "two": {"edits.source": str(facts.parent / "other.json")}}
+    common = {"edits.limit": 2, "score.general.when": "never"}
+    bench.write(axes={"data": data, "merge.parameters.weight": [0.4, 0.7]}, set=common)
+    return [f"{name}_weight-{weight}" for name in data for weight in (0.4, 0.7)]
+
+
+def test_on_ray_one_cell_of_each_data_set_goes_ahead(bench: Bench, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, one_more, two, two_more = with_other_data(bench)
+    looks = on_fake_ray(bench, monkeypatch)
+    assert main("--on", "ray") == 0
+    assert [names for names in looks if names] == [[one, two], [one_more], [two_more]]
+    base = [name for name, jobs in bench.done() if "base/score" in jobs]
+    assert base == [one, two]
+
+
+def test_on_ray_another_goes_ahead_where_one_failed(bench: Bench, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = on_fake_ray(bench, monkeypatch, fails=NAMES[:1])
+    assert main("--on", "ray") == 1
+    assert looks == [NAMES[:1], NAMES[1:2], NAMES[2:]]
+
+
+def test_on_ray_a_cell_whose_facts_changed_is_done_again(
+    bench: Bench, main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = on_fake_ray(bench, monkeypatch)
+    assert main("--on", "ray") == 0
+    bench.done()
+    looks.clear()
+    assert main("--on", "ray") == 0
+    assert bench.done() == [(name, []) for name in NAMES]
+    assert looks[0] == NAMES[:1], "what it did before does not say that it is ahead now"
+    facts = bench.file.parent.parent / "facts.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text())[::-1]), encoding="utf-8")
+    assert main("--on", "ray") == 0
+    assert [jobs[:2] for _, jobs in bench.done()] == [
+        ["setup/prepare", "base/score"],
+        *[["setup/prepare", "batch_001/merge"]] * 2,
+    ]
+
+
+def test_on_ray_a_cell_that_failed_has_no_result_of_before(
+    bench: Bench, main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main() == 0
+    on_fake_ray(bench, monkeypatch, fails=NAMES[1:2])
+    assert main("--on", "ray") == 1
+    assert causes(bench) == ["", "said", ""] and with_result(bench) == [NAMES[0], NAMES[2]]
+
+
 def test_what_no_task_can_do_is_said_before_anything_starts(bench: Bench, main: Main, capsys: Any) -> None:
     bench.write(set={"edits.limit": 2, "device": "cuda"})
     assert main("--on", "ray") == 2
