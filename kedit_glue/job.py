@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def check_subjects(recipe: Recipe, edits: Sequence[Mapping[str, Any]]) -> None:
 
 def planned(recipe: Recipe, prepared: Sequence[Mapping[str, Any]], where: Place) -> Plan:
     try:
-        return make_plan(recipe, prepared, where)
+        return make_plan(recipe, prepared, replace(where, left_out=learned.left_out(recipe, prepared)))
     except ValueError as error:  # layers that this model does not have
         raise CannotStart(f"{error}; nothing was started") from None
 

@@ -1,12 +1,12 @@
 """Editors that are trained before they edit (MEND, SERAC): EasyEdit's hparams, and what they are trained on.
 
-Pure functions, but for ``check``, which reads the file of facts.
+Pure functions, but for ``check`` and ``left_out``, which read the file of facts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +172,15 @@ def training_facts(source: str, skip: int, limit: int | None) -> tuple[Edit, ...
     return facts.load(Path(source), "auto", skip + limit if limit else None).edits[skip:]
 
 
-def examples(training: Sequence[Edit]) -> list[dict[str, str]]:
-    """What EasyEdit's trainer reads of each fact that has a locality probe; the others teach it nothing to keep."""
+def examples(training: Sequence[Edit], without: Collection[str] = ()) -> list[dict[str, str]]:
+    """What EasyEdit's trainer reads of each fact that has a locality probe; the others teach it nothing to keep.
+
+    ``without``: ids of facts to leave out.
+    """
     found = []
     for fact in training:
         probe = next((probe for probes in fact.locality.values() for probe in probes), None)
-        if probe is not None:
+        if probe is not None and fact.id not in without:
             found.append(
                 {
                     "id": fact.id,
@@ -200,7 +203,7 @@ def split(found: Sequence[dict[str, str]]) -> tuple[list[dict[str, str]], list[d
 def overlap(training: Sequence[Edit], edits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """(training fact, edit, what they share) for each training fact that has an edit's subject, or one of its prompts.
 
-    Case and white space do not count; prompts are those of the fact and its rephrasings.
+    Case and white space do not count; prompts are those of the fact and its rephrasings (locality: ``scored_by``).
     """
     subjects = {_plain(edit["subject"]): edit["id"] for edit in edits if edit["subject"]}
     prompts = {_plain(p): edit["id"] for edit in edits for p in (edit["prompt"], *edit["rephrase_prompts"])}
@@ -212,6 +215,23 @@ def overlap(training: Sequence[Edit], edits: Sequence[Mapping[str, Any]]) -> lis
         elif fact.subject and (same := subjects.get(_plain(fact.subject))):
             found.append((fact.id, same, "subject"))
     return found
+
+
+def scored_by(training: Sequence[Edit], edits: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Ids of the training facts that would teach to keep what an edit's locality is scored by: the same prompt."""
+    scored = {_plain(probe["prompt"]) for edit in edits for probes in edit["locality"].values() for probe in probes}
+    return tuple(one["id"] for one in examples(training) if _plain(one["locality_prompt"]) in scored)
+
+
+def left_out(recipe: Recipe, edits: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """``scored_by`` of the recipe's training facts; empty where it has none, or none that can be read (``check``)."""
+    if recipe.method not in LEARNED:
+        return ()
+    own = settings(recipe)
+    try:
+        return scored_by(training_facts(own["train_facts"], own["train_skip"], own["train_limit"]), edits)
+    except facts.FactsError:
+        return ()
 
 
 def _plain(text: str) -> str:
@@ -232,9 +252,11 @@ def check(recipe: Recipe, edits: Sequence[Mapping[str, Any]]) -> None:
         raise CannotStart(f"{where}: {error}\n  nothing was started") from None
     except models.ModelError as error:
         raise CannotStart(f"{error}; for SERAC it is methods.serac.cls_name; nothing was started") from None
-    if len(examples(training)) < LEAST:
+    without = scored_by(training, edits)
+    if (count := len(examples(training, without))) < LEAST:
+        but = f" that no edit is scored by ({len(without)} are)" if without else ""
         raise CannotStart(
-            f"{title} is trained on facts with a locality probe, and {where} has {len(examples(training))} of them "
+            f"{title} is trained on facts with a locality probe{but}, and {where} has {count} of them "
             f"behind the first {own['train_skip']}, {LEAST} are needed at least; name another file; nothing was started"
         )
     if shared := overlap(training, edits):

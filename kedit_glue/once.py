@@ -58,6 +58,7 @@ def editor(place: Place, recipe: Recipe) -> Prepared:
         "output": str(partial(output)),
         "cache": str(place.cache),
         **settings,
+        "left_out": place.left_out,
         "seed": recipe.seed,
         "device": place.device,
         "trust_remote_code": recipe.trust_remote_code,
@@ -67,7 +68,7 @@ def editor(place: Place, recipe: Recipe) -> Prepared:
         "command again"
     )
     job = Job(f"original model: train {title}'s editor", "editor", arguments, output.parent, "editor", advice)
-    depends = {**settings, **place.holding("methods")}
+    depends = {**settings, **({"left_out": place.left_out} if place.left_out else {}), **place.holding("methods")}
     return Prepared(job, output, depends, (file.path, Path(own["train_facts"])), file)
 
 

@@ -42,6 +42,9 @@ class Place:
     outside: Mapping[str, str] = field(default_factory=dict)
     """Recipe's key -> hash of what the folder that it names holds (``outside.marks``)."""
 
+    left_out: tuple[str, ...] = ()
+    """Ids of the facts that no editor is trained on (``learned.left_out``)."""
+
     def holding(self, section: str) -> dict[str, str]:
         """``outside`` of the keys of a section: what a stage that reads these folders depends on."""
         return {key: mark for key, mark in self.outside.items() if key.startswith(f"{section}.")}

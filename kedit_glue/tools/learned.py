@@ -52,12 +52,16 @@ def train_editor(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     hparams it is to be used.
 
     ``job``: ``method``, ``editor_yaml`` (EasyEdit's hparams), ``model`` (folder), ``train_facts``, ``skip`` and
-    ``limit`` (``learned.training_facts``), ``rephrased`` (whether the edited model is asked rephrasings), ``cache``,
-    ``seed``, ``device``, ``trust_remote_code``. Returns ``facts`` (trained and validated with), ``steps``,
-    ``best_step``, ``seconds_training``, ``editor_bytes`` and ``validation`` (EasyEdit's numbers of the best one).
-    Raises TrainingError.
+    ``limit`` (``learned.training_facts``), ``left_out`` (ids of those to leave out), ``rephrased`` (whether the edited
+    model is asked rephrasings), ``cache``, ``seed``, ``device``, ``trust_remote_code``. Returns ``facts`` (trained and
+    validated with), ``left_out`` (how many), ``steps``, ``best_step``, ``seconds_training``, ``editor_bytes`` and
+    ``validation`` (EasyEdit's numbers of the best one). Raises TrainingError.
     """
-    found = learned.examples(learned.training_facts(job["train_facts"], job["skip"], job["limit"]))
+    training, left_out = learned.training_facts(job["train_facts"], job["skip"], job["limit"]), job["left_out"]
+    found = learned.examples(training, left_out)
+    if left_out:
+        count = f"facts to train on: {len(found)}; left out: {len(left_out)}"
+        emit({"event": "say", "text": f"{count}, by whose locality prompts edits are scored"})
     hparams = yaml.safe_load(Path(job["editor_yaml"]).read_text(encoding="utf-8"))
     if refused := [name for name in learned.STAY_FALSE if hparams.get(name)]:
         why = learned.STAY_FALSE[refused[0]]
@@ -74,7 +78,7 @@ def train_editor(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     trained_by = {name: hparams[name] for name in learned.STRUCTURE[job["method"]]}
     write_json(Path(job["output"]), {"archive": str(folder), "hparams": trained_by, **said})
-    return {**said, "editor_bytes": size}
+    return {**said, "left_out": len(left_out), "editor_bytes": size}
 
 
 def _places(hparams: Mapping[str, Any]) -> dict[str, str]:

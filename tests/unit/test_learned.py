@@ -47,6 +47,7 @@ EDITS = [
         "rephrase_prompts": [f"{place} is governed by"],
         "target_new": "Ada",
         "subject": place,
+        "locality": {"Neighborhood": [{"prompt": f"The river of {place} is the", "answers": ["Po"]}]},
         "ground_truth": None,
         "response": " Ada",
         "also_trained": [],
@@ -228,6 +229,26 @@ def test_facts_that_are_skipped_may_be_the_edits(recipe: Any) -> None:
     learned.check(made, EDITS)
 
 
+def test_what_edits_are_scored_by_is_not_trained_on(recipe: Any, tmp_path: Path) -> None:
+    from kedit_glue.job import planned
+
+    records = [record(name) for name in ("Fenn", "Gorm", "Hask", "Ilva", "Jarn")]
+    records[1]["locality_prompt"] = "the river  of BRUNN is the"
+    made = recipe("mend")
+    Path(made.methods.mend.train_facts).write_text(json.dumps(records), encoding="utf-8")
+    learned.check(made, EDITS)
+    [before] = [s for s in planned(made, EDITS[:1], place(tmp_path)).stages if s.name == "base/editor"]
+    [stage] = [s for s in planned(made, EDITS, place(tmp_path)).stages if s.name == "base/editor"]
+    assert "left_out" not in before.settings  # no edit is scored by it: the editor stands as it was trained
+    assert list(stage.settings["left_out"]) == list(stage.job.arguments["left_out"]) == ["Gorm"]
+    training = learned.training_facts(made.methods.mend.train_facts, 0, None)
+    assert [e["id"] for e in learned.examples(training, stage.job.arguments["left_out"])] == [
+        *("Fenn", "Hask", "Ilva", "Jarn")
+    ]
+    with pytest.raises(CannotStart, match=r"that no edit is scored by \(1 are\), and .* has 3 of them"):
+        learned.check(recipe("mend", ", train_limit: 4"), EDITS)
+
+
 def test_other_methods_read_no_training_facts(recipe: Any) -> None:
     made = recipe("mend").model_copy(update={"method": "rome"})
     Path(made.methods.mend.train_facts).unlink()
@@ -304,30 +325,39 @@ def editor(tmp_path: Path) -> Any:
     """Has the cache say that an editor is trained by these hparams; what the stage ``base/editor`` then writes."""
     from kedit_glue.tools import learned as tool
 
-    def make(method: str, hparams: dict[str, Any]) -> Path:
-        (tmp_path / "training.json").write_text(json.dumps([record("Fenn")]), encoding="utf-8")
+    def make(method: str, hparams: dict[str, Any], emit: Any = lambda event: None) -> Path:
+        records = [record(name) for name in ("Fenn", "Gorm")]
+        (tmp_path / "training.json").write_text(json.dumps(records), encoding="utf-8")
         (tmp_path / "editor.yaml").write_text(yaml.safe_dump(hparams), encoding="utf-8")
         job: dict[str, Any] = {
             "method": method,
             "model": str(tmp_path),
             "seed": 0,
             "rephrased": False,
+            "left_out": ["Gorm"],
             "skip": 0,
             "limit": None,
         }
         job |= {"train_facts": str(tmp_path / "training.json"), "editor_yaml": str(tmp_path / "editor.yaml")}
         job |= {"output": str(tmp_path / "editor.json"), "cache": str(tmp_path)}
-        found = learned.examples(learned.training_facts(job["train_facts"], 0, None))
+        found = learned.examples(learned.training_facts(job["train_facts"], 0, 1))
         places = {name: hparams[name] for name in ("small_name", "cls_name") if method == "serac"}
         folder = tmp_path / "editors" / tool.key(job, hparams, places, found)
         (folder / tool.CLASSIFIER).mkdir(parents=True)
         for file in (tool.ARCHIVE, f"{tool.CLASSIFIER}/config.json"):
             (folder / file).write_text("{}", encoding="utf-8")
         (folder / tool.SAID).write_text('{"facts": 1}', encoding="utf-8")
-        tool.train_editor(job, lambda event: None)
+        assert tool.train_editor(job, emit)["left_out"] == 1
         return Path(job["output"])
 
     return make
+
+
+def test_how_many_facts_are_left_out_of_training_is_said(recipe: Any, editor: Any) -> None:
+    said: list[Any] = []
+    editor("mend", learned.training_hparams(recipe("mend"), "/m", 12, LLAMA), said.append)
+    wanted = "facts to train on: 1; left out: 1, by whose locality prompts edits are scored"
+    assert wanted in [event["text"] for event in said]
 
 
 def test_mend_edits_by_the_hparams_that_it_was_trained_by(recipe: Any, editor: Any, tmp_path: Path) -> None:
