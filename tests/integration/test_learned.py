@@ -105,6 +105,17 @@ def test_mend_from_recipe_to_scores(run: Any, bits: Any, tiny_model: Path) -> No
     assert bits(run("mend", "--from", "2") / "model") == new  # taken up again
 
 
+def test_an_editor_of_another_form_edits_in_that_form(run: Any) -> None:
+    """What a hand changes in ``base/editor.yaml``: another rank alone would not load."""
+    editor = run("mend", "--dry-run", name="by_hand") / "base" / "editor.yaml"
+    text = editor.read_text(encoding="utf-8")
+    editor.write_text(text.replace("rank: 32", "rank: 16").replace("norm: true", "norm: false"), encoding="utf-8")
+    folder = run("mend", name="by_hand")
+    assert (folder / "scores.json").is_file()
+    said = json.loads((folder / "base" / "editor.json").read_text(encoding="utf-8"))
+    assert (said["hparams"]["rank"], said["hparams"]["norm"]) == (16, False)
+
+
 def test_mends_edits_accumulate_exactly(run: Any, bits: Any) -> None:
     """Facts are edited one after another: how they are shared out over batches makes no difference."""
     together = run("mend", "--set", "edits.batch_size=5", name="together")
