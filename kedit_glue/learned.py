@@ -252,17 +252,17 @@ def check(recipe: Recipe, edits: Sequence[Mapping[str, Any]]) -> None:
         raise CannotStart(f"{where}: {error}\n  nothing was started") from None
     except models.ModelError as error:
         raise CannotStart(f"{error}; for SERAC it is methods.serac.cls_name; nothing was started") from None
-    without = scored_by(training, edits)
-    if (count := len(examples(training, without))) < LEAST:
-        but = f" that no edit is scored by ({len(without)} are)" if without else ""
-        raise CannotStart(
-            f"{title} is trained on facts with a locality probe{but}, and {where} has {count} of them "
-            f"behind the first {own['train_skip']}, {LEAST} are needed at least; name another file; nothing was started"
-        )
     if shared := overlap(training, edits):
         said = listed([f"{one} (the {what} of edit {edit})" for one, edit, what in shared], MOST_NAMED)
         raise CannotStart(
             f"{title} would be trained on what it is to edit: {len(shared)} of {len(training)} facts of {where} share "
             f"a prompt or subject with the edits: {said}\n"
             "  leave them out, skip them (train_skip), or name another file; nothing was started"
+        )
+    without = scored_by(training, edits)
+    if (count := len(examples(training, without))) < LEAST:
+        but = f" that no edit is scored by ({len(without)} are)" if without else ""
+        raise CannotStart(
+            f"{title} is trained on facts with a locality probe{but}, and {where} has {count} of them "
+            f"behind the first {own['train_skip']}, {LEAST} are needed at least; name another file; nothing was started"
         )
