@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kedit_glue.study_report import all_seconds
 from kedit_glue.study_shared import PER_FACT
 
 
@@ -33,9 +34,7 @@ class Expected:
 
 def measured(document: Mapping[str, Any], size: int, shared: Mapping[str, float]) -> Measured:
     """Of ``scores.json``, the size of its folder in bytes, and what its shared work took."""
-    seconds = document["seconds"]
-    whole = seconds.get("all", sum(seconds.values()))
-    return Measured(document.get("method") or "", len(document["facts"]), whole, size, shared)
+    return Measured(document.get("method") or "", len(document["facts"]), all_seconds(document), size, shared)
 
 
 def expected(method: str, facts: int | None, done: Iterable[Measured], made: Collection[str] = ()) -> Expected | None:
