@@ -57,7 +57,8 @@ def reason(met: bool | None, says: str) -> Reason:
 def at_least(metric: str, entry: Mapping[str, Any] | None, least: float) -> Reason:
     title = METRICS[metric].title
     if entry is None or entry["mean"] is None:
-        return reason(None, f"{title} was not measured; wanted: at least {percent(least)}")
+        why = "no fact has a question for it, or score.edits.metrics leaves it out"
+        return reason(None, f"{title} was not measured ({why}); wanted: at least {percent(least)}")
     mean, half = entry["mean"], entry.get("half_width_95") or 0.0
     said = f"{title} {percent(mean)}{f' ± {100 * half:.1f}' if half else ''}"
     if mean >= least:

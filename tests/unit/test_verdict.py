@@ -62,12 +62,26 @@ def test_a_tasks_loss_is_relative_to_the_original(change: dict[str, Any], met: b
 
 def test_one_miss_forbids_and_one_doubt_leaves_it_open(scored: Callable[..., dict[str, Any]]) -> None:
     good = verdict.judged(scored(success=[1.0, 1.0]))
-    assert good["answer"] == "ship" and good["reasons"][1] == SAME
+    assert good["answer"] == "ship" and good["reasons"][-1] == SAME
     assert verdict.judged(scored(success=[0.5, 0.5]))["answer"] == "do not ship"
     assert verdict.judged(scored(success=[1.0, 1.0], loss=0.2))["answer"] == "do not ship"
     open_one = verdict.judged(scored(success=[1.0, 1.0]), {**verdict.DEFAULTS, "least_portability": 0.5})
     assert open_one["answer"] == "cannot tell"
-    assert open_one["reasons"][1] == {"met": None, "says": "portability was not measured; wanted: at least 50.0 %"}
+    says = (
+        "portability was not measured (no fact has a question for it, or score.edits.metrics leaves it out); "
+        "wanted: at least 50.0 %"
+    )
+    assert open_one["reasons"][1] == {"met": None, "says": says}
+
+
+def test_a_model_that_answers_everything_alike_does_not_ship(scored: Callable[..., dict[str, Any]]) -> None:
+    document = scored(success=[1.0, 1.0])
+    document["after"]["edits"][LOCALITY]["mean"] = 0.0
+    found = verdict.judged(document)
+    assert found["answer"] == "do not ship"
+    assert {"met": False, "says": "locality 0.0 % is under 50.0 %"} in found["reasons"]
+    del document["after"]["edits"][LOCALITY]
+    assert verdict.judged(document)["answer"] == "cannot tell"
 
 
 def test_general_ability_that_was_not_measured_leaves_it_open(scored: Callable[..., dict[str, Any]]) -> None:
