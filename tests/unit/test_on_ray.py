@@ -6,6 +6,8 @@ import argparse
 import fcntl
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -17,12 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from kedit_glue import on_ray, ray_task
+from kedit_glue import on_ray, ray_task, study
 from kedit_glue.job import CannotStart
 from kedit_glue.on_ray import GIGABYTE, no_room, runs_of, table
 from kedit_glue.progress import Display
 from kedit_glue.ray_task import Order, Outcome, RunLost, attempts, outcome, place, take_up, watch
+
+HERE = Path(__file__).resolve().parents[2]
 
 # -- the driver ---------------------------------------------------------------------------------
 
@@ -130,6 +135,20 @@ def test_the_command_that_goes_on() -> None:
     assert on_ray.again(given) == "python -m kedit_glue.on_ray 'a b.yaml' c.yaml --set train.epochs=3"
     given = argparse.Namespace(recipes=[Path("a.yaml")], set=[], address="local")
     assert on_ray.again(given) == "python -m kedit_glue.on_ray a.yaml --address local"
+
+
+def test_the_manifest_for_kubernetes_starts_a_study_of_ours_with_our_options() -> None:
+    manifest = re.search(r"```yaml\n(apiVersion.*?)```", (HERE / "docs" / "clusters.md").read_text(), re.DOTALL)
+    assert manifest is not None
+    job = yaml.safe_load(manifest[1])
+    place, and_then, *command = shlex.split(job["spec"]["entrypoint"])[1:]
+    given = study.parser().parse_args(command[3:])
+    assert (place, and_then, command[:3]) == ("/work", "&&", ["python", "-m", "kedit_glue.study"])
+    assert (HERE / given.study).is_file() and given.on == "ray" and given.address == "auto"
+    cluster = job["spec"]["rayClusterSpec"]
+    pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    folders = {pod["template"]["spec"]["containers"][0]["volumeMounts"][0]["mountPath"] for pod in pods}
+    assert folders == {f"{place}/data"} and "output=data/runs" in given.set, "all nodes share the runs"
 
 
 def test_without_ray_it_says_what_to_install(
