@@ -13,6 +13,9 @@ from kedit_glue.recipe_schema import Protect, Recipe
 from kedit_glue.runner import Job
 from kedit_glue.stages import Place, Prepared, partial
 
+FUNCTIONS = ("protect", "moments", "editor")
+"""The jobs of these stages (``runner.Job.function``)."""
+
 
 def directions(place: Place, recipe: Recipe, protect: Protect, trained: str, name: str) -> Prepared:
     """The input directions that a change of the matrices ``trained`` finds is kept out of."""

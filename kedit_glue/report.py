@@ -379,7 +379,8 @@ def cost_lines(cost: Mapping[str, Any]) -> list[str]:
     }
     units = {"peak_memory_bytes": 1e9}
     known = [line.format(cost[key] / units.get(key, 1e6)) for key, line in said.items() if cost[key] is not None]
-    return [f"{cost['seconds_a_fact']:.2f} s of editing for each fact", *known]
+    once = [f"{duration(cost['seconds_once'])} once before the first edit"] if cost.get("seconds_once") else []
+    return [f"{cost['seconds_a_fact']:.2f} s of editing for each fact", *once, *known]
 
 
 def _names(facts: Sequence[Mapping[str, Any]], most: int = 20) -> str:

@@ -36,6 +36,12 @@ class Cost(Part):
     seconds_a_fact: Seconds = Field(
         description="wall time of the stages that edit, a search of the merge included, s for each fact"
     )
+    seconds_once: Seconds | None = Field(
+        default=None,
+        description="wall time of what was prepared on the original model for all edits together, s: directions of "
+        "general text, second moments (short where an earlier run had kept them), an editor's training (whenever that "
+        "was); null in files of earlier versions",
+    )
     peak_memory_bytes: Count | None = Field(description="most memory that one of them held; null where none says")
     bytes_changed: Count | None = Field(
         description="size of the weights that a batch may change; 0 where facts are remembered beside the model, null "

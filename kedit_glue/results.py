@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import environment, metrics, records, scores, verdict
+from kedit_glue import environment, metrics, once, records, scores, verdict
 from kedit_glue.batch_files import INDEPENDENT
 from kedit_glue.independent import together
 from kedit_glue.ledger import Ledger
@@ -76,7 +76,9 @@ def collect(recipe: Recipe, plan: Plan, ledger: Ledger, model: Path) -> dict[str
         ],
         "answers": compared["answers"],
         "metrics": compared["metrics"],
-        "cost": cost(batches, searches, plan.trained.count, NUMBER_BYTES[recipe.train.precision]),
+        "cost": cost(
+            batches, searches, _prepared(plan, ledger), plan.trained.count, NUMBER_BYTES[recipe.train.precision]
+        ),
         "seconds": _seconds(plan, ledger),
         "made": made(),
     }
@@ -271,16 +273,30 @@ def _batch(
     return entry
 
 
+def _prepared(plan: Plan, ledger: Ledger) -> list[dict[str, Any]]:
+    """What the stages recorded that prepare all edits together (``once.py``)."""
+    records = [ledger.record(stage) for stage in plan.stages if stage.job.function in once.FUNCTIONS]
+    return [{**record["result"], "seconds": record["seconds"]} for record in records if record]
+
+
 def cost(
-    batches: Sequence[Mapping[str, Any]], searches: Sequence[Mapping[str, Any]], changed: int | None, number_bytes: int
+    batches: Sequence[Mapping[str, Any]],
+    searches: Sequence[Mapping[str, Any]],
+    prepared: Sequence[Mapping[str, Any]],
+    changed: int | None,
+    number_bytes: int,
 ) -> dict[str, Any]:
-    """What editing took, ``result_fields.Cost``; ``changed``: numbers in the weights that a batch may change."""
+    """What editing took, ``result_fields.Cost``; ``changed``: numbers in the weights that a batch may change.
+
+    An editor that an earlier run trained counts with the time that its training took.
+    """
     stages = [batch[key] for batch in batches for key in ("training", "merge", "editing") if key in batch]
     stages += searches
     peaks = [stage["peak_memory_bytes"] for stage in stages if "peak_memory_bytes" in stage]
     facts = sum(batch["facts"] for batch in batches)
     return {
         "seconds_a_fact": round(sum(stage["seconds"] for stage in stages) / max(facts, 1), 3),
+        "seconds_once": round(sum(max(one["seconds"], one.get("seconds_training", 0.0)) for one in prepared), 3),
         "peak_memory_bytes": max(peaks, default=None),
         "bytes_changed": None if changed is None else changed * number_bytes,
         "bytes_at_inference": batches[-1].get("editing", {}).get("memory_bytes", 0),

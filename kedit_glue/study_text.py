@@ -63,6 +63,7 @@ def cost_columns(document: Mapping[str, Any]) -> list[Column]:
     found.append(("steps", [_count(row.get("optimizer_steps")) for row in cells]))
     costs = [row.get("cost", {}) for row in cells]
     found.append(("s a fact", [_form("{:.2f}", cost.get("seconds_a_fact")) for cost in costs]))
+    found.append(("s once", [_form("{:.0f}", cost.get("seconds_once")) for cost in costs]))
     found.append(("peak GB", [_form("{:.1f}", cost.get("peak_memory_bytes"), 1e9) for cost in costs]))
     found.append(("MB changed", [_form("{:.1f}", cost.get("bytes_changed"), 1e6) for cost in costs]))
     found.append(("MB beside", [_form("{:.1f}", cost.get("bytes_at_inference"), 1e6) for cost in costs]))

@@ -262,12 +262,22 @@ def test_cost_is_of_the_stages_that_edit() -> None:
         {"facts": 2, "training": {"seconds": 4.0, "peak_memory_bytes": 30}, "merge": {"seconds": 1.0}},
         {"facts": 2, "training": {"seconds": 3.0, "peak_memory_bytes": 50}, "merge": {"seconds": 2.0}},
     ]
-    wanted = {"seconds_a_fact": 2.5, "peak_memory_bytes": 50, "bytes_changed": 400, "bytes_at_inference": 0}
-    assert cost(batches, [], 100, 4) == wanted
+    wanted = {
+        "seconds_a_fact": 2.5, "seconds_once": 0, "peak_memory_bytes": 50, "bytes_changed": 400, "bytes_at_inference": 0
+    }  # fmt: skip
+    assert cost(batches, [], [], 100, 4) == wanted
     remembered = [{"facts": 1, "editing": {"seconds": 0.5, "memory_bytes": n}} for n in (7, 9)]
-    wanted = {"seconds_a_fact": 0.5, "peak_memory_bytes": None, "bytes_changed": 0, "bytes_at_inference": 9}
-    assert cost(remembered, [], 0, 2) == wanted
-    assert cost(remembered, [], None, 2)["bytes_changed"] is None
+    found = cost(remembered, [], [], 0, 2)
+    assert (found["seconds_a_fact"], found["peak_memory_bytes"]) == (0.5, None)
+    assert (found["bytes_changed"], found["bytes_at_inference"]) == (0, 9)
+    assert cost(remembered, [], [], None, 2)["bytes_changed"] is None
+
+
+def test_what_is_prepared_for_all_edits_is_a_cost_of_its_own() -> None:
+    batches = [{"facts": 2, "training": {"seconds": 4.0}}]
+    moments, found_again = {"seconds": 5.0}, {"seconds": 0.5, "seconds_training": 300.0}
+    found = cost(batches, [], [moments, found_again], 100, 4)
+    assert (found["seconds_a_fact"], found["seconds_once"]) == (2.0, 305.0)
 
 
 def test_the_model_before_its_last_merge(collected: Callable[..., dict[str, Any]]) -> None:
@@ -288,7 +298,7 @@ def test_facts_that_chose_the_merge_are_not_scored(facts_of: Callable[..., Any])
 
 def test_a_search_is_a_part_of_the_cost() -> None:
     batches: list[dict[str, Any]] = [{"facts": 2, "training": {"seconds": 4.0, "peak_memory_bytes": 30}}]
-    found = cost(batches, [{"seconds": 6.0, "peak_memory_bytes": 40}], 100, 4)
+    found = cost(batches, [{"seconds": 6.0, "peak_memory_bytes": 40}], [], 100, 4)
     assert (found["seconds_a_fact"], found["peak_memory_bytes"]) == (5.0, 40)
 
 

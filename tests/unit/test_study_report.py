@@ -125,13 +125,13 @@ def test_markdown() -> None:
     assert lines[:3] == ["# try: a study of ../recipe.yaml", "", "In every cell: edits.limit=3."]
     assert lines[4:9] == [
         "| cell | epochs | edit success | generalization | locality | choices (points) | text (%) | H | steps | "
-        "s a fact | peak GB | MB changed | MB beside | train | merge | all |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "s a fact | s once | peak GB | MB changed | MB beside | train | merge | all |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         "| a | 1 | 50.0±56.6 | 37.5±24.5 | 75.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | - | 7 | - | - | - | - | "
-        "12 s | 2 s | 1 min 30 s |",
+        "- | 12 s | 2 s | 1 min 30 s |",
         "| b | 3 | 91.7±16.3 | 50.0±0.0 | 25.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | - | 11 | - | - | - | - | "
-        "12 s | 2 s | 1 min 30 s |",
-        "| c | - | - | - | - | - | - | - | - | - | - | - | - | - | - | - |",
+        "- | 12 s | 2 s | 1 min 30 s |",
+        "| c | - | - | - | - | - | - | - | - | - | - | - | - | - | - | - | - |",
     ]
     assert "- c: batch 1 of 1: merge: exit code 3" in lines
     assert "![locality against generalization](study.svg)" in lines
