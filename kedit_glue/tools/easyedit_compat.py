@@ -133,6 +133,25 @@ def adalora_steps(module: Any, steps: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def padding_of_its_own(tokenizer: Any) -> Iterator[None]:
+    """Inside, what pads is not what ends a text.
+
+    ``models/lora/lora_main.py:148-158`` writes the end-of-sequence token behind the answer and takes every padding
+    token for padding, so that where the two are one the answer's first token is masked and never learned. EasyEdit's
+    main has dropped that token.
+    """
+    upstream, ends = tokenizer.pad_token, (tokenizer.eos_token, tokenizer.bos_token)
+    if upstream == tokenizer.eos_token:
+        rare = [tokenizer.bos_token, tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)]
+        free = [token for token in tokenizer.all_special_tokens if token not in ends]
+        tokenizer.pad_token = next(token for token in [*free, *rare] if token is not None)
+    try:
+        yield
+    finally:
+        tokenizer.pad_token = upstream
+
+
+@contextlib.contextmanager
 def float32_keys(rome: Any) -> Iterator[None]:
     """``rome``: ``models/rome/repr_tools.py``. Inside, it gives keys and values in float32 whatever the model's format.
 

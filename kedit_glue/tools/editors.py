@@ -88,8 +88,8 @@ class Editor:
             easyedit_compat.forget()
         self.hparams = self._hparams(hparams)
         tokenizer.padding_side = "left" if method in LEFT else "right"
-        if tokenizer.unk_token is None:
-            # ft_main.py:112 compares with it, and sums what None gives
+        if method in ("ft_l", "ft_m"):
+            # ft_main.py:117 learns the padding of shorter answers, unless it is this token
             tokenizer.unk_token = tokenizer.pad_token
 
     def _hparams(self, hparams: Mapping[str, Any]) -> Any:
@@ -124,7 +124,8 @@ class Editor:
     def _adalora(self, requests: Requests, moments: Moments) -> Any:
         module = self._module("lora")
         passes = self.hparams.num_steps * -(-len(requests) // self.hparams.batch_size)
-        with easyedit_compat.adalora_steps(module, passes), self._told(requests):
+        apart = easyedit_compat.padding_of_its_own(self.tokenizer)
+        with apart, easyedit_compat.adalora_steps(module, passes), self._told(requests):
             edited = module.apply_lora_to_model(self.model, self.tokenizer, requests, self.hparams)[0]
         return edited.merge_and_unload()
 

@@ -240,3 +240,63 @@ def test_emmet_with_one_fact_is_easyedits_rome(tiny_model: Path) -> None:
         changes[method] = (model.get_parameter(name) - before).detach()
     assert changes["rome"].norm() > 0.01
     assert (changes["rome"] - changes["emmet"]).norm() < 1e-3 * changes["rome"].norm()
+
+
+TWO = [
+    {"id": "a", "prompt": "The mayor of Alba is", "subject": "Alba", "target_new": "Ada Moss"},
+    {"id": "b", "prompt": "Q: Who?", "subject": "Who", "target_new": "X"},
+]
+
+
+def editor_of(method: str, settings: Any, model_folder: Path, model: Any, tokenizer: Any) -> Any:
+    """EasyEdit's editor of a method, for a model in memory."""
+    from kedit_glue.tools import editors
+
+    recipe: Any = SimpleNamespace(
+        method=method, methods=SimpleNamespace(**{method: settings}), edits=SimpleNamespace(batch_size=2)
+    )
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    hparams = methods.hparams(recipe, str(model_folder), 2, shapes, "/cache")
+    return editors.Editor(method, model, tokenizer, hparams, "cpu", None, lambda event: None)
+
+
+@pytest.mark.parametrize("padding", ["of its own", "the end of a text", "the end, and nothing else is special"])
+def test_adalora_learns_the_whole_answer_whatever_pads(tiny_model: Path, padding: str) -> None:
+    """EasyEdit counts padding tokens to find the answer; the token that ends it can be one."""
+    from kedit_glue.recipe_methods import AdaLora
+    from kedit_glue.tools.editors import Moments
+
+    model, tokenizer = loaded(tiny_model)
+    if padding != "of its own":
+        tokenizer.pad_token = tokenizer.eos_token
+    if padding == "the end of a text":
+        tokenizer.unk_token = "<|pad|>"
+    padded = tokenizer.pad_token
+    editor = editor_of("adalora", AdaLora(num_steps=1), tiny_model, model, tokenizer)
+    learned: list[str] = []
+    upstream = model.forward
+
+    def forward(*args: Any, labels: Any = None, **kwargs: Any) -> Any:
+        learned.extend(tokenizer.decode(row[row != -100]) for row in labels)
+        return upstream(*args, labels=labels, **kwargs)
+
+    model.forward = forward
+    editor.edit(TWO, Moments())
+    assert learned == [" Ada Moss <|end|>", " X <|end|>"]
+    assert tokenizer.pad_token == padded
+
+
+def test_ft_l_does_not_learn_what_pads_a_shorter_answer(tiny_model: Path) -> None:
+    import torch
+
+    from kedit_glue.recipe_methods import FineTuning
+    from kedit_glue.tools.editors import Moments
+
+    found = []
+    for pad in ("<|pad|>", "<|end|>"):
+        model, tokenizer = loaded(tiny_model)
+        tokenizer.pad_token = pad
+        settings = FineTuning(layers=(1,), num_steps=2, batch_size=2)
+        edited = editor_of("ft_l", settings, tiny_model, model, tokenizer).edit(TWO, Moments())
+        found.append(edited.get_parameter("model.layers.1.mlp.down_proj.weight").detach().clone())
+    assert torch.equal(*found)
