@@ -39,8 +39,8 @@ class Cost(Part):
     seconds_once: Seconds | None = Field(
         default=None,
         description="wall time of what was prepared on the original model for all edits together, s: directions of "
-        "general text, second moments (short where an earlier run had kept them), an editor's training (whenever that "
-        "was); null in files of earlier versions",
+        "general text, second moments, an editor's training; what an earlier run left in the cache counts with what it "
+        "took then; null in files of earlier versions",
     )
     peak_memory_bytes: Count | None = Field(description="most memory that one of them held; null where none says")
     bytes_changed: Count | None = Field(

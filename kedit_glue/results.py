@@ -288,7 +288,7 @@ def cost(
 ) -> dict[str, Any]:
     """What editing took, ``result_fields.Cost``; ``changed``: numbers in the weights that a batch may change.
 
-    An editor that an earlier run trained counts with the time that its training took.
+    ``prepared`` that an earlier run left in the cache counts with what making it took then (``seconds_kept``).
     """
     stages = [batch[key] for batch in batches for key in ("training", "merge", "editing") if key in batch]
     stages += searches
@@ -296,7 +296,7 @@ def cost(
     facts = sum(batch["facts"] for batch in batches)
     return {
         "seconds_a_fact": round(sum(stage["seconds"] for stage in stages) / max(facts, 1), 3),
-        "seconds_once": round(sum(max(one["seconds"], one.get("seconds_training", 0.0)) for one in prepared), 3),
+        "seconds_once": round(sum(one["seconds"] + one.get("seconds_kept", 0.0) for one in prepared), 3),
         "peak_memory_bytes": max(peaks, default=None),
         "bytes_changed": None if changed is None else changed * number_bytes,
         "bytes_at_inference": batches[-1].get("editing", {}).get("memory_bytes", 0),

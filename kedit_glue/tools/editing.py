@@ -40,8 +40,9 @@ def moments(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 
     ``job``: ``model`` (folder), ``corpus`` and ``texts`` (``corpus.read_corpus``), ``trainable``, ``cache``,
     ``device``, ``trust_remote_code``, ``ridge`` (shares of the mean eigenvalue added to the diagonal), ``output``:
-    JSON with the file of each module and the ridge. Returns ``tokens``, ``seconds`` and each matrix's ``condition``
-    number before and after the ridge.
+    JSON with the file of each module and the ridge. Returns ``tokens``, ``seconds``, ``seconds_kept`` (what computing
+    them took an earlier run that left them in the cache) and each matrix's ``condition`` number before and after the
+    ridge.
     """
     import numpy
 
@@ -52,20 +53,23 @@ def moments(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     shapes = {
         name.rpartition(".")[0]: inputs for name, (inputs, _) in matrices(model, job["trainable"], remote).items()
     }
-    ensure(model, list(shapes), texts, place, emit, job["device"], remote)
+    new = ensure(model, list(shapes), texts, place, emit, job["device"], remote)
     conditions, tokens = {}, 0
     for module, inputs in shapes.items():
         tokens, moment = second.read(place.file(module), inputs)
         values = numpy.linalg.eigvalsh(moment.astype("float64")).clip(min=0.0)
         added = job["ridge"] * values.mean()
         conditions[module] = [_ratio(values.max(), values.min()), _ratio(values.max() + added, values.min() + added)]
-    files = {module: str(place.file(module)) for module in shapes}
-    write_json(Path(job["output"]), {"files": files, "inputs": shapes, "ridge": job["ridge"], "tokens": tokens})
+    files = {module: place.file(module) for module in shapes}
+    kept = 0.0 if new else second.seconds(files.values())
+    paths = {module: str(file) for module, file in files.items()}
+    write_json(Path(job["output"]), {"files": paths, "inputs": shapes, "ridge": job["ridge"], "tokens": tokens})
     worst = max(conditions.values())
     said = f"condition number up to {worst[0]:.1e}" + (f", with the ridge {worst[1]:.1e}" if job["ridge"] else "")
     seconds = round(time.monotonic() - started, 3)
-    emit({"event": "say", "text": f"second moments over {tokens:,} tokens in {seconds:.1f} s; {said}"})
-    return {"tokens": tokens, "seconds": seconds, "condition": conditions}
+    source = "computed" if new else "from the cache"
+    emit({"event": "say", "text": f"second moments over {tokens:,} tokens {source} in {seconds:.1f} s; {said}"})
+    return {"tokens": tokens, "seconds": seconds, "seconds_kept": kept, "condition": conditions}
 
 
 def _ratio(largest: float, smallest: float) -> float:

@@ -54,8 +54,9 @@ def train_editor(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     ``job``: ``method``, ``editor_yaml`` (EasyEdit's hparams), ``model`` (folder), ``train_facts``, ``skip`` and
     ``limit`` (``learned.training_facts``), ``left_out`` (ids of those to leave out), ``rephrased`` (whether the edited
     model is asked rephrasings), ``cache``, ``seed``, ``device``, ``trust_remote_code``. Returns ``facts`` (trained and
-    validated with), ``left_out`` (how many), ``steps``, ``best_step``, ``seconds_training``, ``editor_bytes`` and
-    ``validation`` (EasyEdit's numbers of the best one). Raises TrainingError.
+    validated with), ``left_out`` (how many), ``steps``, ``best_step``, ``seconds_training``, ``seconds_kept`` (the same
+    where an earlier run trained it, else 0), ``editor_bytes`` and ``validation`` (EasyEdit's numbers of the best one).
+    Raises TrainingError.
     """
     training, left_out = learned.training_facts(job["train_facts"], job["skip"], job["limit"]), job["left_out"]
     found = learned.examples(training, left_out)
@@ -68,7 +69,7 @@ def train_editor(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         raise TrainingError(f"{job['editor_yaml']}: {refused[0]} must be false: {why}")
     places = _places(hparams) if job["method"] == "serac" else {}
     folder = Path(job["cache"]) / "editors" / key(job, hparams, places, found)
-    if (folder / SAID).is_file():
+    if known := (folder / SAID).is_file():
         emit({"event": "say", "text": f"the editor is trained already: {folder}"})
     else:
         with new_folder(folder, f".partial-{os.getpid()}") as aside:
@@ -78,7 +79,8 @@ def train_editor(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     trained_by = {name: hparams[name] for name in learned.STRUCTURE[job["method"]]}
     write_json(Path(job["output"]), {"archive": str(folder), "hparams": trained_by, **said})
-    return {**said, "left_out": len(left_out), "editor_bytes": size}
+    kept = said["seconds_training"] if known else 0.0
+    return {**said, "seconds_kept": kept, "left_out": len(left_out), "editor_bytes": size}
 
 
 def _places(hparams: Mapping[str, Any]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ def ensure(
     loaded = AutoModelForCausalLM.from_pretrained(
         model, trust_remote_code=trust_remote_code, dtype=torch.float32 if device == "cpu" else "auto"
     )
+    started = time.monotonic()
     sums, same, tokens = second_moments(loaded.to(device).eval(), tokenizer, texts, missing, emit)
+    seconds = (time.monotonic() - started) / len(sums)
     for module, moment in sums.items():
-        moments.write(place, module, tokens, moment.cpu().numpy())
+        moments.write(place, module, tokens, moment.cpu().numpy(), seconds)
     for module, source in same.items():
         moments.share(place, module, source)
     return True

@@ -41,7 +41,7 @@ def test_keys_follow_what_the_moments_depend_on(model: Path) -> None:
 def test_a_moment_comes_back(model: Path, tmp_path: Path) -> None:
     place = moments.place(tmp_path, model, "c", ["one"])
     moment = numpy.arange(9, dtype=numpy.float32).reshape(3, 3)
-    moments.write(place, "gate", 17, moment)
+    moments.write(place, "gate", 17, moment, 1.5)
     moments.share(place, "up", "gate")
     moments.share(place, "up", "gate")  # again over itself
     for module in ("gate", "up"):
@@ -49,6 +49,17 @@ def test_a_moment_comes_back(model: Path, tmp_path: Path) -> None:
         assert count == 17 and found.dtype == numpy.float32 and (found == moment).all()
     assert place.file("up").stat().st_ino == place.file("gate").stat().st_ino, "kept once"
     assert sorted(f.name for f in place.folder.iterdir()) == sorted(place.file(m).name for m in ("gate", "up"))
+
+
+def test_what_computing_took_is_kept(model: Path, tmp_path: Path) -> None:
+    place = moments.place(tmp_path, model, "c", ["one"])
+    moments.write(place, "gate", 17, numpy.eye(3, dtype=numpy.float32), 1.5)
+    moments.share(place, "up", "gate")
+    moments.write(place, "down", 17, numpy.eye(3, dtype=numpy.float32), 1.25)
+    easyedits = tmp_path / "easyedits.npz"
+    numpy.savez(easyedits, **{"mom2.count": numpy.array(17)})
+    files = [*map(place.file, ("gate", "up", "down")), easyedits]
+    assert moments.seconds(files) == 2.75
 
 
 def test_sharing_copies_where_there_are_no_hard_links(
@@ -59,14 +70,14 @@ def test_sharing_copies_where_there_are_no_hard_links(
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     place = moments.place(tmp_path, model, "c", ["one"])
-    moments.write(place, "gate", 17, numpy.eye(3, dtype=numpy.float32))
+    moments.write(place, "gate", 17, numpy.eye(3, dtype=numpy.float32), 1.5)
     moments.share(place, "up", "gate")
     assert moments.read(place.file("up"), 3)[0] == 17
 
 
 def test_a_file_that_is_none(model: Path, tmp_path: Path) -> None:
     place = moments.place(tmp_path, model, "c", ["one"])
-    moments.write(place, "gate", 17, numpy.eye(3, dtype=numpy.float32))
+    moments.write(place, "gate", 17, numpy.eye(3, dtype=numpy.float32), 1.5)
     with pytest.raises(
         MomentsError, match=r"gate_float32_mom2_1\.npz holds a moment of shape \[3, 3\], the matrix has 5"
     ):

@@ -275,7 +275,7 @@ def test_cost_is_of_the_stages_that_edit() -> None:
 
 def test_what_is_prepared_for_all_edits_is_a_cost_of_its_own() -> None:
     batches = [{"facts": 2, "training": {"seconds": 4.0}}]
-    moments, found_again = {"seconds": 5.0}, {"seconds": 0.5, "seconds_training": 300.0}
+    moments, found_again = {"seconds": 5.0}, {"seconds": 1.0, "seconds_kept": 299.0}
     found = cost(batches, [], [moments, found_again], 100, 4)
     assert (found["seconds_a_fact"], found["seconds_once"]) == (2.0, 305.0)
 
