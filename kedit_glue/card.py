@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kedit_glue import report, strict_yaml, tables
-from kedit_glue.methods import METHODS
+from kedit_glue import report, strict_yaml, tables, verdict
+from kedit_glue.methods import METHODS, REMEMBERED
 from kedit_glue.models import PACKAGED
 from kedit_glue.recipe_schema import Recipe
 from kedit_glue.report_notes import notes
 
 TAGS = ("mergekit", "merge", "knowledge-editing", "model-editing", "kedit-glue")
 OF_MERGES = ("mergekit", "merge")
+REMEMBERS = (
+    "## Use",
+    "",
+    "The weights are the base's: transformers alone answers as the base does. The facts are in `remembered.json`, and "
+    "kedit_glue answers with them: `python -m kedit_glue.ask --base BASE --edited THIS_FOLDER 'A question'`.",
+    "",
+)
 
 
 def model_card(document: Mapping[str, Any], recipe: Recipe, last_yaml: str) -> str:
@@ -57,12 +64,8 @@ def model_card(document: Mapping[str, Any], recipe: Recipe, last_yaml: str) -> s
             "",
             *(f"{note[:1].upper()}{note[1:]}.\n" for note in notes(document)),
             *_general(document),
-            f"## Last {'merge' if merges else 'batch'}",
-            "",
-            "```yaml",
-            "\n".join(line for line in last_yaml.splitlines() if not line.startswith("#")).strip(),
-            "```",
-            "",
+            *(f"{line}.\n" for line in verdict.lines(document)),
+            *(REMEMBERS if recipe.method in REMEMBERED else _last("merge" if merges else "batch", last_yaml)),
             "## Limits",
             "",
             "The scores are of the edited facts, of probes near them and of the tasks named above; what else changed "
@@ -70,6 +73,11 @@ def model_card(document: Mapping[str, Any], recipe: Recipe, last_yaml: str) -> s
             "",
         ]
     )
+
+
+def _last(what: str, text: str) -> list[str]:
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return [f"## Last {what}", "", "```yaml", "\n".join(lines).strip(), "```", ""]
 
 
 def _layers(recipe: Recipe) -> str:

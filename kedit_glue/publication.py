@@ -9,6 +9,7 @@ mergekit 0.1.5 through its ``main``: run as a module it calls that before its la
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -173,7 +174,7 @@ def task_vector(
         "size": environment.size(vector.size),
         "base_size": environment.size(sum(shard.size for shard in shards)),
         "formats": formats,
-        "mergekit": environment.versions()["mergekit"],
+        **{tool: environment.versions()[tool] for tool in ("mergekit", "transformers")},
         "load_as": stored_format(run.folder),
         "converted": base.converted,
         # mergekit copies the base's index and writes shards of its own, or one file without an index
@@ -292,7 +293,12 @@ def _licence_said(base: Base) -> str:
 
 def _said_of(base: Base) -> dict[str, Any]:
     packaged = PACKAGED[base.packaged] if base.packaged else None
-    package = {"key": base.packaged, "package": packaged.package, "file": packaged.file} if packaged else None
+    package = packaged and {
+        "name": packaged.package,
+        "version": importlib.metadata.version(packaged.package),
+        "module": packaged.module,
+        "file": packaged.file,
+    }
     return {
         "name": base.name,
         "word": shlex.quote(base.name),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kedit_glue import environment, hub, models, publication, published, result
+from kedit_glue import environment, hub, models, publication, published, result, verdict
 from kedit_glue.cleaned import Cleaning
 from kedit_glue.ledger import NEW
 from kedit_glue.problems import CannotStart, listed
@@ -187,7 +187,7 @@ def publish(options: argparse.Namespace, display: Display) -> None:
     finally:
         display.end()
     goes_to = str(target.folder or f"{target.hub} on the hub, branch {options.revision or 'main'}, {seen_by(options)}")
-    for line in table(made, goes_to):
+    for line in [*table(made, goes_to), *verdict.lines(result.load(run.folder).model_dump())]:
         display.say(line)
     if target.folder:
         published.check(made, target.folder)

@@ -27,6 +27,11 @@ class Verdict(Section):
     least_exact_answers: float | None = share(
         None, "The share of facts whose generated answer has to be exactly the new one"
     )
+    least_withheld: float | None = share(
+        0.95,
+        "Of facts that are to be withheld: the share of other questions about them whose generated answer has to be "
+        "the new one; nothing where no fact is",
+    )
     most_general_loss: float | None = number(
         0.05,
         "How much of a general task's value may be lost, relative to the original's; a change inside the noise is no "

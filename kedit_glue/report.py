@@ -17,7 +17,7 @@ from kedit_glue.metrics import METRICS, Metric
 from kedit_glue.problems import listed, printable
 from kedit_glue.progress import duration
 from kedit_glue.report_notes import mode_note, notes
-from kedit_glue.tables import markdown_table, percent, table
+from kedit_glue.tables import markdown_table, percent, short, table
 
 PROTOCOLS = {
     "teacher_forced": "teacher-forced",
@@ -72,11 +72,11 @@ def general_rows(document: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for task, c in document["after"]["general_change"].items():
         share = is_share(c["metric"], c["before"], c["after"])
-        form = percent if share else (lambda v: "-" if v is None else f"{v:.2f}")
+        form = percent if share else (lambda v: "-" if v is None else short(v, 2))
         change = "-"
         if "change" in c:
             value, low, high = (in_unit(c, v) for v in (c["change"], *c["change_95"]))
-            change = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]{unit(c)}"
+            change = "{} [{}, {}]".format(*(short(v, sign="+") for v in (value, low, high))) + unit(c)
         rows.append(
             [
                 task,
@@ -213,7 +213,7 @@ def headline(document: Mapping[str, Any]) -> str:
         parts.append(f"unrelated answers kept {_value(metrics.LOCALITY, after)}")
     for task, c in document["after"]["general_change"].items():
         if "noise" in c and not c["noise"]:
-            parts.append(f"{task} {in_unit(c, c['change']):+.1f}{unit(c)}")
+            parts.append(f"{task} {short(in_unit(c, c['change']), sign='+')}{unit(c)}")
     return "; ".join(parts)
 
 

@@ -111,7 +111,7 @@ def _change(entry: Mapping[str, Any]) -> str:
     if "change" not in entry:
         return "-"
     low, high = entry["change_95"]
-    return f"{100 * entry['change']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return "{} [{}, {}]".format(*(tables.short(100 * value, sign="+") for value in (entry["change"], low, high)))
 
 
 def _points(metric: str, entry: Mapping[str, Any]) -> str:

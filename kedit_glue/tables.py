@@ -13,9 +13,17 @@ from kedit_glue.problems import printable
 SHORT = 9  # columns of such cells stay on one line on a narrow terminal
 
 
+def short(value: float, decimals: int = 1, sign: str = "") -> str:
+    """A number with ``decimals``, or two digits and an exponent from ten thousand on: what broke down reaches that.
+
+    ``sign``: "+" writes it in front of positive numbers, too.
+    """
+    return f"{value:{sign}.{decimals}f}" if abs(value) < 1e4 else f"{value:{sign}.1e}"
+
+
 def percent(value: float | None) -> str:
     """A share as a cell."""
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return "-" if value is None else f"{short(100 * value)} %"
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

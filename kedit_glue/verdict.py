@@ -12,6 +12,7 @@ from typing import Any
 from kedit_glue import metrics
 from kedit_glue.metrics import METRICS
 from kedit_glue.recipe_verdict import Verdict
+from kedit_glue.tables import percent, short
 
 SHIP, DO_NOT, UNKNOWN = "ship", "do not ship", "cannot tell"
 DEFAULTS: Mapping[str, float | None] = Verdict().model_dump()
@@ -21,7 +22,10 @@ LEAST = {
     "least_portability": metrics.PORTABILITY,
     "least_locality": metrics.LOCALITY,
     "least_exact_answers": "edit_success.generated.exact_match",
+    "least_withheld": metrics.WITHHELD,
 }
+WHERE_MEASURED = (metrics.WITHHELD,)
+"""Which say nothing of most facts: a result without them lacks nothing."""
 GENERAL = "most_general_loss"
 Reason = dict[str, Any]
 """``met``: true, false, or None where it cannot be told; ``says``: in words."""
@@ -33,7 +37,7 @@ def judged(document: Mapping[str, Any], wanted: Mapping[str, float | None] = DEF
     reasons = [
         at_least(metric, edits.get(metric), least)
         for key, metric in LEAST.items()
-        if (least := wanted[key]) is not None
+        if (least := wanted.get(key)) is not None and (metric in edits or metric not in WHERE_MEASURED)
     ]
     if (most := wanted[GENERAL]) is not None:
         changes = document["after"]["general_change"]
@@ -89,9 +93,8 @@ def at_most(task: str, change: Mapping[str, Any], most: float) -> Reason:
 
 
 def loss_or_gain(loss: float, low: float, high: float) -> str:
-    if loss < 0:
-        return f"gain {percent(-loss)} [{-100 * high:+.1f}, {-100 * low:+.1f}]"
-    return f"loss {percent(abs(loss))} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    name, value, ends = ("gain", -loss, (-high, -low)) if loss < 0 else ("loss", abs(loss), (low, high))
+    return "{} {} [{}, {}]".format(name, percent(value), *(short(100 * end, sign="+") for end in ends))
 
 
 def relative_loss(change: Mapping[str, Any]) -> tuple[float, float, float] | None:
@@ -113,6 +116,8 @@ def unasked(document: Mapping[str, Any], wanted: Mapping[str, float | None]) -> 
         for key, metric in LEAST.items()
         if wanted.get(key) is None and metric in edits and edits[metric]["mean"] is not None
     ]
+    if metrics.LEAKED in edits and edits[metrics.LEAKED]["mean"] is not None:
+        found.append(f"{METRICS[metrics.LEAKED].title} {percent(edits[metrics.LEAKED]['mean'])}")
     return [
         *found,
         *(["general ability"] if wanted.get(GENERAL) is None and document["after"]["general_change"] else []),
@@ -126,7 +131,3 @@ def lines(document: Mapping[str, Any]) -> list[str]:
     decisive = {SHIP: True, DO_NOT: False, UNKNOWN: None}[found["answer"]]
     why = "; ".join(one["says"] for one in found["reasons"] if one["met"] is decisive)
     return [f"Verdict: {found['answer']}{f': {why}' if why else ' (no threshold is set)'}"]
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"

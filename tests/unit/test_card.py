@@ -51,3 +51,16 @@ def test_a_folder_of_this_machine_is_no_base_model(recipe_of: Callable[..., Reci
     front, text = front_and_text(model_card(document(), recipe_of("", f"model={tmp_path / 'llama'}"), ""))
     assert "base_model" not in front
     assert str(tmp_path) not in text and "llama with" in text
+
+
+def test_a_card_says_whether_the_model_may_ship(recipe_of: Callable[..., Recipe]) -> None:
+    reasons = [{"met": False, "says": "locality 12.0 % is under 50.0 %"}]
+    scored = {**document(), "verdict": {"answer": "do not ship", "reasons": reasons, "thresholds": {}}}
+    assert "\nVerdict: do not ship: locality 12.0 % is under 50.0 %.\n" in model_card(scored, recipe_of(""), "")
+    assert "Verdict" not in model_card(document(), recipe_of(""), "")
+
+
+def test_a_card_says_how_remembered_facts_are_used(recipe_of: Callable[..., Recipe]) -> None:
+    card = model_card(document(), recipe_of("method: ice"), "name: a whole recipe\n")
+    assert "`python -m kedit_glue.ask --base BASE --edited THIS_FOLDER 'A question'`" in card
+    assert "a whole recipe" not in card and "## Last" not in card

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kedit_glue import report, result, verdict
+from kedit_glue import metrics, report, result, verdict
 from kedit_glue.metrics import LOCALITY, SUCCESS
 from kedit_glue.recipe import Recipe
 
@@ -82,6 +82,26 @@ def test_a_model_that_answers_everything_alike_does_not_ship(scored: Callable[..
     assert {"met": False, "says": "locality 0.0 % is under 50.0 %"} in found["reasons"]
     del document["after"]["edits"][LOCALITY]
     assert verdict.judged(document)["answer"] == "cannot tell"
+
+
+def test_what_is_to_be_withheld_has_to_be_withheld(scored: Callable[..., dict[str, Any]]) -> None:
+    document = scored(success=[1.0, 1.0])
+    assert verdict.judged(document)["answer"] == "ship", "of facts that are to be told nothing is asked"
+    document["after"]["edits"] |= {
+        metrics.WITHHELD: {"mean": 0.375, "half_width_95": 0.14, "facts": 20},
+        metrics.LEAKED: {"mean": 0.15, "half_width_95": 0.1, "facts": 20},
+    }
+    found = verdict.judged(document)
+    assert found["answer"] == "do not ship"
+    assert {"met": False, "says": "erasure, withheld 37.5 % ± 14.0 is under 95.0 %"} in found["reasons"]
+    assert "erasure, leaked 15.0 %" in verdict.unasked(document, verdict.DEFAULTS)
+
+
+def test_a_broken_models_loss_stays_readable() -> None:
+    change = {"better": "lower", "before": 77.0, "change": 4.8e17, "change_95": [5.1e16, 4.5e18], "noise": False,
+              "change_is": "ratio minus 1"}  # fmt: skip
+    says = "texts: loss 4.8e+19 % [+5.1e+18, +4.5e+20], where 5.0 % is tolerated"
+    assert verdict.at_most("texts", change, 0.05) == {"met": False, "says": says}
 
 
 def test_general_ability_that_was_not_measured_leaves_it_open(scored: Callable[..., dict[str, Any]]) -> None:

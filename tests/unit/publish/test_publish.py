@@ -107,7 +107,8 @@ def test_a_dry_run_shows_every_file_and_writes_none(
     assert f"  {len(made)} files, " in said[2 + len(made)]
     assert f"({sum(map(len, made.values())):,} bytes)" in said[2 + len(made)]
     assert "without 1 local path, 2 secrets" in said[[row[0] for row in rows].index("provenance/recipe.yaml") + 2]
-    assert said[-3:-1] == [
+    assert said[-2].startswith("Verdict: ship: ")
+    assert said[-4:-2] == [
         "  model/notes.txt  not the run's own",
         "  all else         batches, logs, facts, environment: the run's own work",
     ]

