@@ -218,9 +218,10 @@ def overlap(training: Sequence[Edit], edits: Sequence[Mapping[str, Any]]) -> lis
 
 
 def scored_by(training: Sequence[Edit], edits: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Ids of the training facts that would teach to keep what an edit's locality is scored by: the same prompt."""
+    """Ids of the training facts that ask what an edit's locality is scored by, to keep it or to change it."""
     scored = {_plain(probe["prompt"]) for edit in edits for probes in edit["locality"].values() for probe in probes}
-    return tuple(one["id"] for one in examples(training) if _plain(one["locality_prompt"]) in scored)
+    asked = ("prompt", "rephrase_prompt", "locality_prompt")
+    return tuple(one["id"] for one in examples(training) if any(_plain(one[key]) in scored for key in asked))
 
 
 def left_out(recipe: Recipe, edits: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

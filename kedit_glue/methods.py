@@ -88,7 +88,8 @@ def training(recipe: Recipe) -> Train:
         return train.model_copy(update=bare)
     own = settings(recipe)
     own["mini_batch"] = min(own["mini_batch"], recipe.edits.batch_size)
-    return train.model_copy(update={**bare, **own, "parameters": None, "order": "breadth", "inner_steps": None})
+    rest = {"parameters": None, "order": "breadth", "inner_steps": None, "extra": {}}
+    return train.model_copy(update={**bare, **own, **rest})
 
 
 def changed(recipe: Recipe, n_layers: int | None, tensors: Mapping[str, tuple[int, ...]] | None) -> Trained:

@@ -229,11 +229,12 @@ def test_facts_that_are_skipped_may_be_the_edits(recipe: Any) -> None:
     learned.check(made, EDITS)
 
 
-def test_what_edits_are_scored_by_is_not_trained_on(recipe: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["prompt", "rephrase_prompt", "locality_prompt"])
+def test_what_edits_are_scored_by_is_not_trained_on(recipe: Any, tmp_path: Path, key: str) -> None:
     from kedit_glue.job import planned
 
     records = [record(name) for name in ("Fenn", "Gorm", "Hask", "Ilva", "Jarn")]
-    records[1]["locality_prompt"] = "the river  of BRUNN is the"
+    records[1][key] = "the river  of BRUNN is the"
     made = recipe("mend")
     Path(made.methods.mend.train_facts).write_text(json.dumps(records), encoding="utf-8")
     learned.check(made, EDITS)
@@ -346,8 +347,9 @@ def editor(tmp_path: Path) -> Any:
         (folder / tool.CLASSIFIER).mkdir(parents=True)
         for file in (tool.ARCHIVE, f"{tool.CLASSIFIER}/config.json"):
             (folder / file).write_text("{}", encoding="utf-8")
-        (folder / tool.SAID).write_text('{"facts": 1}', encoding="utf-8")
-        assert tool.train_editor(job, emit)["left_out"] == 1
+        (folder / tool.SAID).write_text('{"facts": 1, "seconds_training": 7.5}', encoding="utf-8")
+        said = tool.train_editor(job, emit)
+        assert (said["left_out"], said["seconds_kept"]) == (1, 7.5), "an earlier run trained it in so many seconds"
         return Path(job["output"])
 
     return make

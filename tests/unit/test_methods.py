@@ -93,7 +93,11 @@ def test_sft_leaves_no_fact_alone(recipe: Any) -> None:
 
 
 def test_locft_bf_is_our_trainer_in_another_setting(recipe: Any) -> None:
-    train = recipe("locft_bf", "train: {layers: 1-3, protect: {directions: 4}, epochs: 7, order: depth}\n").train
+    more = "extra: {use_muon: true}"
+    train = recipe(
+        "locft_bf", f"train: {{layers: 1-3, protect: {{directions: 4}}, epochs: 7, order: depth, {more}}}\n"
+    ).train
+    assert train.extra == {}
     assert train.modules == ("down_proj",)
     assert (train.order, train.steps_in_a_row, train.epochs) == ("breadth", 1, 25)
     assert train.mini_batch == 2  # the edit batch holds no more
