@@ -88,7 +88,7 @@ def training(recipe: Recipe) -> Train:
         return train.model_copy(update=bare)
     own = settings(recipe)
     own["mini_batch"] = min(own["mini_batch"], recipe.edits.batch_size)
-    rest = {"parameters": None, "order": "breadth", "inner_steps": None, "extra": {}}
+    rest: dict[str, Any] = {"parameters": None, "order": "breadth", "inner_steps": None, "extra": {}}
     return train.model_copy(update={**bare, **own, **rest})
 
 
