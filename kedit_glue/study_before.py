@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import result, strict_yaml
+from kedit_glue import result, strict_yaml, verdict
 from kedit_glue.execute import PROVENANCE
+from kedit_glue.problems import RecipeError
 from kedit_glue.recipe import normalized
 from kedit_glue.result import ResultError
+from kedit_glue.same_numbers import content_of, same_numbers
 from kedit_glue.study_file import Planned
 
 NOT_YET = "not run yet"
@@ -19,18 +21,25 @@ Documents = dict[str, dict[str, Any]]
 
 
 def finished(planned: Planned) -> dict[str, Any] | None:
-    """``scores.json`` of a cell that was run to its end with the settings it has now.
+    """``scores.json`` of a cell that was run to its end, where its numbers are those of the settings it has now.
 
     Raises ResultError for one that cannot be used.
     """
-    alone = planned.recipe.edits.mode == "independent"
-    made = planned.folder / ("" if alone else "model") / PROVENANCE  # written whole, and last
+    recipe = planned.recipe
+    made = planned.folder / ("" if recipe.edits.mode == "independent" else "model") / PROVENANCE  # whole, and last
     try:
-        if (made / "resolved.yaml").read_text(encoding="utf-8") != strict_yaml.dump(normalized(planned.recipe)):
-            return None
-    except (OSError, ValueError):
+        text = (made / "resolved.yaml").read_text(encoding="utf-8")
+        if text != strict_yaml.dump(normalized(recipe)):
+            ran, _ = strict_yaml.parse(text, str(made / "resolved.yaml"))
+            if not same_numbers(ran, recipe, content_of(planned.folder, made / result.FILE, recipe)):
+                return None
+    except (OSError, ValueError, RecipeError):
         return None
-    return result.plain(result.load(made / result.FILE))
+    document = result.plain(result.load(made / result.FILE))
+    wanted = recipe.verdict.model_dump()
+    if (document.get("verdict") or {}).get("thresholds") != wanted:
+        document["verdict"] = verdict.judged(document, wanted)
+    return document
 
 
 def before(planned: Iterable[Planned], folder: Path, common: Mapping[str, Any]) -> tuple[Documents, dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from kedit_glue.on_ray import Run
 from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
 from kedit_glue.ray_task import Outcome
+from kedit_glue.study_before import finished
+from kedit_glue.study_file import load_study, plan_cells
 
 ONCE = ["base/score", "base/general"]
 MERGED = ["batch_001/merge", "batch_001/score", "batch_001/general"]
@@ -289,6 +292,30 @@ def test_a_table_that_cannot_be_read_tells_no_causes(main: Main, bench: Bench, t
     (bench.folder / "study.json").write_text(text, encoding="utf-8")
     assert main("--only", "weight-0.4") == 0
     assert causes(bench) == ["", "not run yet", "not run yet"]
+
+
+def test_what_changes_no_number_leaves_a_cell_done(
+    main: Main, bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main() == 0
+    shutil.copytree(bench.folder, tmp_path / "copied" / "weights")
+    bench.write(set={"edits.limit": 2, "verdict.least_edit_success": 1.0, "verdict.least_locality": 1.0})
+    for more in ((), ("--set", f"output={tmp_path / 'copied'}")):
+        capsys.readouterr()
+        assert main("--dry-run", *more) == 0
+        assert capsys.readouterr().out.count("  (done)\n") == 3
+    assert main("--only", NAMES[0]) == 0
+    assert with_result(bench) == NAMES
+
+
+def test_a_done_cell_is_judged_by_the_thresholds_of_now(main: Main, bench: Bench) -> None:
+    assert main("--only", NAMES[0]) == 0
+    bench.write(set={"edits.limit": 2, "verdict.least_edit_success": None, "verdict.least_locality": 0.123})
+    known = {name: frozenset(method.parameters) for name, method in job.merge_methods().items()}
+    document = finished(plan_cells(load_study(bench.file), [], known)[0])
+    assert document is not None and document["verdict"]["thresholds"]["least_locality"] == 0.123
+    said = " ".join(reason["says"] for reason in document["verdict"]["reasons"])
+    assert "12.3 %" in said and "edit success" not in said
 
 
 # -- the command line ---------------------------------------------------------------------------
