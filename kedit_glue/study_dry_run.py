@@ -37,24 +37,25 @@ def show_cells(
         if guess := guesses.get(each.cell.name):
             display.say(f"       takes:  about {duration(guess.seconds)}, {guess.size / 1e9:.1f} GB")
     if left:
-        display.say(f"still to do: {len(left)} cells{said_of(left, guesses, len(known))}")
+        display.say(f"still to do: {said_of(left, guesses, len(known))}")
 
 
 def said_of(left: Sequence[Planned], guesses: Mapping[str, Expected], known: int) -> str:
-    """What all of the cells that are left will take."""
+    """The cells that are left, and what those of them that can be told will take."""
     unknown = [each for each in left if each.cell.name not in guesses]
     if not guesses:
-        return f"; run one (--only {unknown[0].cell.name}) to see what they take"
+        return f"{len(left)} cells; run one (--only {unknown[0].cell.name}) to see what they take"
     total = added(guesses.values())
     free = shutil.disk_usage(existing(left[0].folder)).free
+    which = f"{len(guesses)} of {len(left)} cells" if unknown else f"{len(left)} cells"
     text = (
-        f", about {duration(total.seconds)} one after another and {total.size / 1e9:.1f} GB at most, by the {known} "
-        f"that are done (in proportion to their facts); {free / 1e9:.0f} GB are free"
+        f"{which}: about {duration(total.seconds)} one after another and {total.size / 1e9:.1f} GB at most, by the "
+        f"{known} that are done (in proportion to their facts); {free / 1e9:.0f} GB are free"
     )
     if unknown:
         text += (
-            f"\n  not in it: {len(unknown)} cells of which none like them is done, or whose facts cannot be read; run "
-            f"one (--only {unknown[0].cell.name})"
+            f"\n  nothing measured for the other {len(unknown)} (none like them is done, or their facts cannot be "
+            f"read): run one (--only {unknown[0].cell.name})"
         )
     return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from kedit_glue.study_report import all_seconds
@@ -26,7 +27,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a run will take: in proportion to its facts, as the run that is most like it."""
+    """What a run will take: in proportion to its facts, as the runs that are most like it."""
 
     seconds: float
     size: int
@@ -38,18 +39,23 @@ def measured(document: Mapping[str, Any], size: int, shared: Mapping[str, float]
 
 
 def expected(method: str, facts: int | None, done: Iterable[Measured], made: Collection[str] = ()) -> Expected | None:
-    """Of a run by this method over so many facts, as the run with the nearest number of facts; None: nothing to go by.
+    """Of a run by this method over so many facts, as the runs with the nearest number of facts, their mean.
 
-    ``made``: kinds of shared work that another cell does.
+    ``made``: kinds of shared work that another cell does. None: nothing to go by.
     """
     alike = [one for one in done if one.method == method]
     if not alike or facts is None:
         return None
-    nearest = min(alike, key=lambda one: abs(one.facts - facts))
-    share = facts / max(nearest.facts, 1)
-    seconds = max(nearest.seconds - sum(nearest.shared.values()), 0.0) * share
-    seconds += sum(s * (share if kind in PER_FACT else 1) for kind, s in nearest.shared.items() if kind not in made)
-    return Expected(seconds, int(nearest.size * share))
+    least = min(abs(one.facts - facts) for one in alike)
+    found = [in_proportion(one, facts, made) for one in alike if abs(one.facts - facts) == least]
+    return Expected(fmean(one.seconds for one in found), int(fmean(one.size for one in found)))
+
+
+def in_proportion(one: Measured, facts: int, made: Collection[str]) -> Expected:
+    share = facts / max(one.facts, 1)
+    seconds = max(one.seconds - sum(one.shared.values()), 0.0) * share
+    seconds += sum(s * (share if kind in PER_FACT else 1) for kind, s in one.shared.items() if kind not in made)
+    return Expected(seconds, int(one.size * share))
 
 
 def added(every: Iterable[Expected]) -> Expected:

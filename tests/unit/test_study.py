@@ -473,7 +473,7 @@ def test_a_dry_run_says_what_the_rest_will_take(bench: Bench, main: Main, capsys
     assert main("--dry-run") == 0
     out = capsys.readouterr().out
     assert out.count("       takes:  about ") == 2
-    assert "still to do: 2 cells, about " in out and "by the 1 that are done (in proportion to their facts)" in out
+    assert "still to do: 2 cells: about " in out and "by the 1 that are done (in proportion to their facts)" in out
 
 
 def test_an_estimate_counts_what_cells_share_once(bench: Bench, main: Main, capsys: Any) -> None:
@@ -486,7 +486,7 @@ def test_an_estimate_counts_what_cells_share_once(bench: Bench, main: Main, caps
     capsys.readouterr()
     assert main("--dry-run") == 0
     out = capsys.readouterr().out
-    assert out.count("takes:  about 1 min 00 s") == 2 and "still to do: 2 cells, about 2 min 00 s one after" in out
+    assert out.count("takes:  about 1 min 00 s") == 2 and "still to do: 2 cells: about 2 min 00 s one after" in out
 
 
 def test_cells_unlike_any_that_is_done_have_no_estimate(bench: Bench, main: Main, capsys: Any) -> None:
@@ -496,8 +496,8 @@ def test_cells_unlike_any_that_is_done_have_no_estimate(bench: Bench, main: Main
     capsys.readouterr()
     assert main("--dry-run") == 0
     out = capsys.readouterr().out
-    assert out.count("takes:  about ") == 1 and "still to do: 2 cells, about " in out
-    assert "not in it: 1 cells of which none like them is done" in out and "(--only method-sft)" in out
+    assert out.count("takes:  about ") == 1 and "still to do: 1 of 2 cells: about " in out
+    assert "\n  nothing measured for the other 1 (none like them is done, or" in out and "(--only method-sft)" in out
 
 
 def test_all_facts_of_a_file_are_counted(bench: Bench, main: Main, capsys: Any) -> None:

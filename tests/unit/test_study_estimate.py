@@ -38,6 +38,12 @@ def test_in_proportion_to_the_facts_by_the_same_method(method: str, facts: int |
     assert expected(method, facts, [OURS, ROME, MORE]) == wanted
 
 
+def test_runs_that_are_as_near_count_alike() -> None:
+    slow, other = replace(OURS, seconds=100.0, size=2000), replace(OURS, facts=14, seconds=280.0, size=1400)
+    assert expected("rsft_merge", 10, [OURS, slow, MORE, ROME]) == Expected(80.0, 3000)
+    assert expected("rsft_merge", 12, [slow, other]) == Expected((120.0 + 240.0) / 2, (2400 + 1200) // 2)
+
+
 @pytest.mark.parametrize(
     ("made", "seconds"),
     [((), 2 * (10 + 20 + 30) + 5), ({ASKED, GENERAL, FIRST}, 2 * 10), ({GENERAL}, 2 * (10 + 20 + 30))],
