@@ -27,6 +27,7 @@ from kedit_glue.result import ResultError
 from kedit_glue.run import USER_ERRORS, again, any_terminal, guarded
 from kedit_glue.runner import StageFailed
 from kedit_glue.study_before import NOT_YET, Documents, before
+from kedit_glue.study_check import check_cells
 from kedit_glue.study_dry_run import show_cells
 from kedit_glue.study_file import Loaded, Planned, load_study, plan_cells
 from kedit_glue.study_grid import said
@@ -64,6 +65,8 @@ def run_study(arguments: argparse.Namespace, display: Display) -> int:
     if (folder / "resolved.yaml").is_file() or folder.is_file():
         raise CannotStart(f"{folder} holds a run or is a file: give the study another name")
     chosen = select(planned, arguments.only)
+    if not arguments.table:
+        check_cells(loaded, planned, chosen, display)
     anew = {each.cell.name for each in chosen} if arguments.fresh else set()
     stand = [each for each in planned if each.cell.name not in anew]
     documents, causes = before(stand, folder, loaded.study.set)
