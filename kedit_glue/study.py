@@ -29,7 +29,7 @@ from kedit_glue.runner import StageFailed
 from kedit_glue.study_before import NOT_YET, Documents, before
 from kedit_glue.study_check import check_cells
 from kedit_glue.study_dry_run import show_cells
-from kedit_glue.study_file import Loaded, Planned, load_study, plan_cells
+from kedit_glue.study_file import Loaded, Planned, load_cells
 from kedit_glue.study_grid import said
 from kedit_glue.study_report import About, Result
 
@@ -58,9 +58,8 @@ exit codes: 0 done, 1 a cell failed (run again to go on), 2 the study or a recip
 
 def run_study(arguments: argparse.Namespace, display: Display) -> int:
     """Do what the command line asks; returns the exit code."""
-    loaded = load_study(arguments.study)
     known = {name: frozenset(method.parameters) for name, method in job.merge_methods().items()}
-    planned = plan_cells(loaded, arguments.set, known)
+    loaded, planned = load_cells(arguments.study, arguments.set, known)
     folder = planned[0].folder.parent
     if (folder / "resolved.yaml").is_file() or folder.is_file():
         raise CannotStart(f"{folder} holds a run or is a file: give the study another name")

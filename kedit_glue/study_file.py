@@ -191,22 +191,65 @@ class Loaded:
         return self.study.baseline or self.cells[0].group
 
 
+CHOICES = ("set", "axes", "without", "seeds", "cells")
+"""Keys that say what the cells are."""
+
+
 def load_study(path: Path) -> Loaded:
     """Read and check a study file; RecipeError lists everything that is wrong with it."""
+    loaded, problems = _read(path)
+    if loaded is None or problems:
+        raise RecipeError(problems, str(path))
+    return loaded
+
+
+def load_cells(path: Path, values: Sequence[str], known: Mapping[str, frozenset[str]]) -> tuple[Loaded, list[Planned]]:
+    """``load_study`` and ``plan_cells``; RecipeError lists what is wrong with either."""
+    loaded, problems = _read(path)
+    try:
+        planned = plan_cells(loaded, values, known) if loaded else []
+    except RecipeError as error:
+        if not problems:
+            raise
+        problems = [*problems, *error.problems]
+    if loaded is None or problems:
+        raise RecipeError(problems, str(path))
+    return loaded, planned
+
+
+def _read(path: Path) -> tuple[Loaded | None, list[Problem]]:
+    """A study file's cells, where it is sound enough to tell them, and everything that is wrong with it."""
     data, positions = strict_yaml.load(path)
     draft = Draft(str(path), data, dict(positions), Study)
     try:
         study = Study.model_validate(data)
     except ValidationError as error:
         draft.add_pydantic(error)
-        raise RecipeError(draft.problems, str(path)) from None
-    for place, found, allowed, hint in _misses(study):
+        # what is sound is checked further, beside stand-ins for what is not
+        sound = {key: value for key, value in data.items() if draft.sound((key,))}
+        study = Study.model_validate({"name": "study", "recipe": "recipe", **sound})
+
+    def told(*keys: str) -> bool:
+        """Whether nothing is wrong with these keys, and no misspelt one may be one of them."""
+        return data.keys() <= Study.model_fields.keys() and draft.sound(*((key,) for key in keys))
+
+    for place, found, allowed, hint in _misses(study) if told("axes") else ():
         draft.add(place, found, allowed, hint, at_value=True)
-    if draft.problems:
-        raise RecipeError(draft.problems, str(path))
-    cells = cells_of(study)
-    if not cells:
-        draft.add((), "there is no cell", "axes, cells, or both")
+    cells = cells_of(study if told("without") else study.model_copy(update={"without": ()}))
+    if told("axes", "cells"):
+        _check_names(study, cells, draft)
+    if not cells and told("axes", "cells", "without"):
+        if study.axes:
+            draft.add(("without",), "it leaves out every combination of the axes", "combinations that leave some")
+        else:
+            draft.add((), "there is no cell", "axes, cells, or both")
+    recipe = _recipe_file(path, study, draft) if draft.sound(("recipe",)) else None
+    if recipe is None or not cells or not told(*CHOICES):
+        return None, draft.problems
+    return Loaded(path, study, recipe, with_seeds(cells, study.seeds), positions), draft.problems
+
+
+def _check_names(study: Study, cells: Sequence[Cell], draft: Draft) -> None:
     names = [cell.name for cell in cells]
     for at, name in enumerate(names[len(names) - len(study.cells) :]):
         if name in names[: len(names) - len(study.cells) + at]:
@@ -216,17 +259,18 @@ def load_study(path: Path) -> Loaded:
             axis, named = next(iter(cell.at.items()), None), ("cells", at - len(cells) + len(study.cells), "name")
             taken = f"{cell.name} is a file that the study writes beside its cells' folders"
             draft.add(("axes", *axis) if axis else named, taken, "another name", at_value=True)
-    if study.baseline is not None and study.baseline not in names:
+    if names and study.baseline is not None and study.baseline not in names:
         hint = did_you_mean(study.baseline, names)
         draft.add(("baseline",), f"there is no cell {study.baseline}", ", ".join(names), hint, at_value=True)
+
+
+def _recipe_file(path: Path, study: Study, draft: Draft) -> Path | None:
     places = [folder / Path(study.recipe).expanduser() for folder in (path.parent, Path.cwd())]
-    recipe = next((place.resolve() for place in places if place.is_file()), None)
-    if recipe is None:
+    found = next((place.resolve() for place in places if place.is_file()), None)
+    if found is None:
         looked = f"looked for {' and '.join(dict.fromkeys(str(place.absolute()) for place in places))}"
         draft.add(("recipe",), f"{draft.shown(('recipe',))}: no such file", "a file that exists", looked, at_value=True)
-    if recipe is None or draft.problems:
-        raise RecipeError(draft.problems, str(path))
-    return Loaded(path, study, recipe, with_seeds(cells, study.seeds), positions)
+    return found
 
 
 def _misses(study: Study) -> list[tuple[KeyPath, str, str, str]]:

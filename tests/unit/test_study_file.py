@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kedit_glue.problems import RecipeError
-from kedit_glue.study_file import Loaded, load_study, plan_cells
+from kedit_glue.study_file import Loaded, load_cells, load_study, plan_cells
 from kedit_glue.study_grid import grid, with_seeds
 
 HEAD = "name: try\nrecipe: recipe.yaml\n"
@@ -144,7 +144,10 @@ BAD: list[tuple[str, str]] = [
         f"{HEAD}axes: {{seed: [1, 2]}}\nwithout: [{{seed: [1, 3]}}]",
         ":4:18  without[0].seed: the axis has no value 3; allowed: 1, 2",
     ),
-    (f"{HEAD}axes: {{seed: [1]}}\nwithout: [{{seed: 1}}]", "  there is no cell; allowed: axes, cells, or both"),
+    (
+        f"{HEAD}axes: {{seed: [1]}}\nwithout: [{{seed: 1}}]",
+        ":4:1  without: it leaves out every combination of the axes; allowed: combinations that leave some",
+    ),
     (f"{HEAD}cells: [{{name: x}}]\nseeds: [1, a]", f":4:12  seeds[1]: a (text); allowed: {SEEDS}"),
     (f"{HEAD}cells: [{{name: x}}]\nseeds: [1, 1]", ":4:12  seeds[1]: the seed is there twice; allowed: each seed once"),
     (
@@ -163,6 +166,50 @@ BAD: list[tuple[str, str]] = [
 def test_a_bad_study(make: Make, tmp_path: Path, text: str, expected: str) -> None:
     path = make(text)
     assert problems(lambda: load_study(path)) == ["studies/s.yaml" + expected.replace("{0}", str(tmp_path))]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (  # the file's own, what keys say of each other, and the recipe that is not there
+            "name: a/b\nrecipe: nope.yaml\naxes: {train.epochs: [1, 2]}\nwithout: [{epochs: 1}]\nseeds: [1, 1]\n"
+            "collect: [nonsense]\nbaseline: epochs-3",
+            ["1:7  name", "2:9  recipe", "4:20  without[0].epochs", "5:12  seeds[1]", "6:11  collect[0]",
+             "7:11  baseline"],
+        ),
+        (  # and what the recipes' values are
+            f"{HEAD}axes: {{train.epochs: [1, 0]}}\nset: {{train.order: deep}}\ncollect: [nonsense]\n"
+            "baseline: epochs-3",
+            ["3:26  train.epochs", "4:7  train.order", "5:11  collect[0]", "6:11  baseline"],
+        ),
+        (  # a baseline, combinations and values of axes that cannot be read are not missed
+            f"{HEAD}axes: {{train.epochs: 0}}\nwithout: [{{train.epochs: 1}}]\nbaseline: epochs-1",
+            ["3:22  axes.train.epochs"],
+        ),
+        (  # nor those of axes that are misspelt
+            f"{HEAD}axs: {{train.epochs: [0]}}\nwithout: [{{train.epochs: 1}}]\nbaseline: epochs-1",
+            ["3:1  axs"],
+        ),
+        (  # nor is a value looked at in combinations that were to be left out
+            f"{HEAD}axes: {{train.epochs: [1, 0]}}\nwithout: [{{epochs: 0}}]",
+            ["4:20  without[0].epochs"],
+        ),
+    ],
+)  # fmt: skip
+def test_as_much_as_can_be_told_is_said_at_once(make: Make, text: str, expected: list[str]) -> None:
+    path = make(text)
+    found = problems(lambda: load_cells(path, (), METHODS))
+    assert [line.removeprefix("studies/s.yaml:").partition(": ")[0] for line in found] == expected
+
+
+def test_a_recipe_that_is_no_yaml_is_named_beside_the_rest(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "studies" / "recipe.yaml").write_text("name: [")
+    path = make(f"{HEAD}axes: {{seed: [1]}}\nbaseline: x")
+    first, second = problems(lambda: load_cells(path, (), METHODS))
+    assert "recipe.yaml:1:" in first and "baseline: there is no cell x" in second
+    path = make(f"{HEAD}axes: {{seed: [1]}}")
+    with pytest.raises(RecipeError, match=r"1 problem in .*recipe\.yaml; nothing was started"):
+        load_cells(path, (), METHODS)
 
 
 # -- cells --------------------------------------------------------------------------------------
