@@ -42,7 +42,7 @@ def rows(document: Mapping[str, Any], probes: Mapping[str, Sequence[Row]] | None
 
 
 def row(fact: Mapping[str, Any], answer: Mapping[str, Any] | None, asked: Sequence[Row]) -> Row:
-    own = next((probe for probe in asked if probe["aspect"] == "edit_success"), None)
+    own = own_answer(asked)
     source = own or answer
     values = [scores.one_number(fact["after"].get(metric)) for metric in SHOWN]
     return {
@@ -56,6 +56,11 @@ def row(fact: Mapping[str, Any], answer: Mapping[str, Any] | None, asked: Sequen
         "failed": failed(fact),
         "probes": [probe for probe in asked if probe is not own],
     }
+
+
+def own_answer(asked: Sequence[Row]) -> Row | None:
+    """Of a fact's probes the edit's own prompt."""
+    return next((probe for probe in asked if probe["aspect"] == "edit_success"), None)
 
 
 def failed(fact: Mapping[str, Any]) -> bool:
@@ -129,10 +134,14 @@ def kept_as_it_was(question: Question, before: str, after: str) -> bool:
     return question.aspect == "locality" and normalized(before) == normalized(after)
 
 
-def across(cells: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Row]:
-    """Of a study: each fact with its edit success in every cell, those that most cells miss first."""
+def across(
+    cells: Sequence[tuple[str, Mapping[str, Any]]], probes: Mapping[str, Mapping[str, Sequence[Row]]] | None = None
+) -> list[Row]:
+    """Of a study: each fact with its edit success in every cell, those that most cells miss first; ``probes``: by
+    cell and fact, as of ``answered``."""
     found: dict[tuple[str, str, str], Row] = {}
-    for at, (_, document) in enumerate(cells):
+    for at, (name, document) in enumerate(cells):
+        asked = (probes or {}).get(name, {})
         told = {answer["id"]: answer for answer in document["answers"]}
         for fact in document["facts"]:
             key = (fact["id"], fact["prompt"], fact["target_new"])
@@ -140,7 +149,7 @@ def across(cells: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Row]:
             value = fact["after"].get(metrics.SUCCESS)
             entry["cells"][at] = [None if value is None else round(value, 4), failed(fact)]
             entry["missed"] += failed(fact)
-            if answer := told.get(fact["id"]):
+            if answer := own_answer(asked.get(fact["id"], ())) or told.get(fact["id"]):
                 entry["before"] = answer["before"]
                 entry["answers"].append([at, answer["after"]])
     ordered = sorted(found.values(), key=lambda one: -one["missed"])

@@ -21,7 +21,11 @@ MOST_NAMED = 4
 """Cells that the banner names of each answer."""
 
 
-def page(about: About, results: Sequence[Result], command: str = "") -> Page:
+Probes = Mapping[str, Mapping[str, Sequence[facts.Row]]]
+"""Of each run ``facts.answered``."""
+
+
+def page(about: About, results: Sequence[Result], command: str = "", probes: Probes | None = None) -> Page:
     cells = cells_of(results, about.metrics)
     runs = [(r.cell, r.document) for r in results if r.document is not None]
     answers = {name: (document.get("verdict") or verdict.judged(document))["answer"] for name, document in runs}
@@ -38,7 +42,7 @@ def page(about: About, results: Sequence[Result], command: str = "") -> Page:
         tiles(cells),
         sections(about, results, answers, command),
         of_grid.figures(about, results),
-        facts.across(runs),
+        facts.across(runs, probes),
         {"cells": [name for name, _ in runs], "all": everything},
         "Made by kedit_glue from the cells' scores.json. This page asks no network.",
     )

@@ -30,7 +30,13 @@ def write_run(folder: Path, to: Path | None = None) -> Path:
 
 def write_study(folder: Path, about: About, results: Sequence[Result], to: Path | None = None) -> Path:
     """The report of a study; returns where it is."""
-    return put(grid_page.page(about, results, started(folder, about, results)), to or folder / FILE)
+    return put(study_page(folder, about, results), to or folder / FILE)
+
+
+def study_page(folder: Path, about: About, results: Sequence[Result]) -> Page:
+    """With all answers that its cells' folders still have."""
+    probes = {one.cell: facts.answered(folder / one.cell, one.document) for one in results if one.document is not None}
+    return grid_page.page(about, results, started(folder, about, results), probes)
 
 
 def put(page: Page, to: Path) -> Path:
@@ -43,7 +49,7 @@ def page_of(path: Path) -> tuple[Page, Path]:
     if (path / STUDY).is_file() or path.name == STUDY:
         folder = path if path.is_dir() else path.parent
         about, results = study(folder)
-        return grid_page.page(about, results, started(folder, about, results)), folder / FILE
+        return study_page(folder, about, results), folder / FILE
     return run(path), result.find(path).parent / FILE
 
 

@@ -187,6 +187,28 @@ def test_a_study_lists_a_fact_once_with_every_cell(scored: Scored) -> None:
     assert rows[1]["answers"] == [[0, "Ada 0"], [1, "Ada 0"]] and rows[1]["before"] == "Bo"
 
 
+def test_a_study_shows_the_answers_that_its_cells_folders_have(study: Path) -> None:
+    """``scores.json`` has those of a few facts alone."""
+    asked = [
+        {"id": f"f{n}", "prompt": f"The mayor of town {n} is", "target_new": f"Ada {n}", "rephrase_prompts": [],
+         "portability": {}, "locality": {}}
+        for n in range(4)
+    ]  # fmt: skip
+    cell = study / "layers-6"
+    for folder, text in (("base", "Cy"), ("batch_002", "Ada")):
+        (cell / folder).mkdir()
+        told = [{"id": one["id"], "generated": {"edit_success": {"text": text}}} for one in asked]
+        (cell / folder / "answers.json").write_text(json.dumps({"facts": told}), encoding="utf-8")
+    (cell / "facts.json").write_text(json.dumps(asked), encoding="utf-8")
+    document = json.loads((cell / "scores.json").read_text(encoding="utf-8"))
+    document["facts_source"] = results.source("towns.json", asked)
+    (cell / "scores.json").write_text(json.dumps(document), encoding="utf-8")
+    found, _ = page_of(study)
+    assert {row["id"]: (row["before"], row["answers"]) for row in found.facts} == {
+        "f0": ("Cy", [[0, "Ada 0"], [1, "Ada"]]), **{f"f{n}": ("Cy", [[1, "Ada"]]) for n in (1, 2, 3)},
+    }  # fmt: skip
+
+
 # -- what is written ----------------------------------------------------------------------------
 
 
