@@ -75,7 +75,7 @@ def curve(
                 series.append(Series(other or measure.name, points))
     numeric = all(not isinstance(place(v, values), str) for v in values)
     spread = [float(place(v, values)) for v in values] if numeric else []
-    ends = f"{name} {form(place(values[0], values))} to {form(place(values[-1], values))}"
+    ends = f"over {name} {form(place(values[0], values))} to {form(place(values[-1], values))}"
     told = "; ".join(f"{s.name} {said(s.points[0].y)} to {said(s.points[-1].y)}" for s in series[:6])
     return Figure(
         f"curve_{file}" + ("" if called == ALL else f"_{slug(called)}"),

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kedit_glue import strict_yaml, study_grid, study_report, study_text, verdict
-from kedit_glue.page import facts, of_grid
-from kedit_glue.page.cells import BY, Cell, Measure, cells_of, leading, measures
+from kedit_glue.page import facts, of_grid, ranking
+from kedit_glue.page.cells import BY, Cell, Measure, cells_of, measures
 from kedit_glue.page.content import Page, Section, Table, banner
-from kedit_glue.page.figure import Point
+from kedit_glue.page.values import said
 from kedit_glue.problems import listed
 from kedit_glue.report import counted
 from kedit_glue.study_report import About, Result
@@ -37,7 +37,7 @@ def page(about: About, results: Sequence[Result], command: str = "", probes: Pro
         f"{counted(len(groups), 'cell', 'cells')} of {about.recipe}"
         + (f" · {len(results)} runs, one for each seed" if len(results) > len(groups) else "")
         + (f" · axes: {', '.join(about.axes)}" if about.axes else ""),
-        headline(cells),
+        ranking.headline(cells),
         overall(answers, results),
         tiles(cells),
         sections(about, results, answers, command),
@@ -46,18 +46,6 @@ def page(about: About, results: Sequence[Result], command: str = "", probes: Pro
         {"cells": [name for name, _ in runs], "all": everything},
         "Made by kedit_glue from the cells' scores.json. This page asks no network.",
     )
-
-
-def headline(cells: Sequence[Cell]) -> str:
-    by = leading(cells)
-    if not cells:
-        return "No cell has a result yet."
-    if by is None:
-        return f"{counted(len(cells), 'cell has', 'cells have')} a result."
-    top = best(by, cells)
-    seeds = next(len(cell.row.get("runs", ())) for cell in cells if cell.name == top.x)
-    over = f", mean over {counted(seeds, 'seed', 'seeds')}" if seeds else ""
-    return f"Best by {BY[by.name]}: {top.x}, {top.y:.1f} %{over}."
 
 
 def overall(answers: Mapping[str, str], results: Sequence[Result]) -> dict[str, Any]:
@@ -87,21 +75,25 @@ def some(name: str, those: int, of: int) -> str:
 
 
 def tiles(cells: Sequence[Cell]) -> list[dict[str, str]]:
-    """The best cell of each measure."""
+    """The best cell of each measure, or where nothing compares them its ends."""
     found = []
     for measure in measures(cells):
         if measure.better == "as before":
             continue
-        top = best(measure, cells)
+        if ranking.different(cells):
+            found.append(ends(measure, cells))
+            continue
+        top = ranking.best(measure, cells)
         most = "" if measure.name in BY else "least " if measure.better == "lower" else "most "
-        found.append({"title": f"{most}{measure.name}", "after": f"{top.y:.1f} %", "before": str(top.x)})
+        found.append({"title": f"{most}{measure.name}", "after": said(top[0].y), "before": ranking.names(top)})
     return found
 
 
-def best(measure: Measure, cells: Sequence[Cell]) -> Point:
-    """Of those that have it, as ``Measure.better`` says."""
-    points = [p for cell in cells if (p := measure.at(cell, cell.name)).y is not None]
-    return min(points, key=lambda p: (p.y or 0.0) * (1 if measure.better == "lower" else -1))
+def ends(measure: Measure, cells: Sequence[Cell]) -> dict[str, str]:
+    """A tile that names no cell."""
+    values = [y for cell in cells if (y := measure.at(cell, 0).y) is not None]
+    of = f"lowest and highest of {counted(len(values), 'cell', 'cells')}"
+    return {"title": measure.name, "after": ranking.span(values), "before": of}
 
 
 def sections(about: About, results: Sequence[Result], answers: Mapping[str, str], command: str) -> list[Section]:

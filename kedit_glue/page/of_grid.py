@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kedit_glue import metrics, study_report
+from kedit_glue.page import ranking
 from kedit_glue.page.along import curves
 from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, leading, measures, shares, slug
 from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series, percent
@@ -87,24 +88,35 @@ def side_by_side(cells: Sequence[Cell]) -> list[Drawn]:
         name = measure.name
         points = [measure.at(cell, cell.name) for cell in cells]
         there = sorted((p for p in points if p.y is not None), key=lambda p: -(p.y or 0.0))
-        told = f"{there[0].x} is highest with {said(there[0].y)}, {there[-1].x} lowest with {said(there[-1].y)}"
+        notes = [
+            "Lines are 95 % intervals." if any(p.low is not None for p in there) else "",
+            ranking.DIFFERENT if ranking.different(cells) else "",
+        ]
         ranked = there[::-1] if measure.better == "lower" else there
         found.append(
             Figure(
                 f"cells_{slug(name)}",
                 "Cells side by side",
-                f"{name}: {told}.",
+                f"{name}: {highest_and_lowest(there)}.",
                 "dots",
                 Axis("cell"),
                 Axis(name, "%"),
                 [Series(name, [Point(p.x, p.y, p.low, p.high, count=p.count) for p in ranked])],
-                "Lines are 95 % intervals." if any(p.low is not None for p in there) else "",
+                " ".join(note for note in notes if note),
                 "cells",
                 {"measure": name},
             )
         )
     # H says most in one number, where there is one
     return found[-1:] + found[:-1] if found and found[-1].id == f"cells_{slug(HARMONIC)}" else found
+
+
+def highest_and_lowest(there: Sequence[Point]) -> str:
+    high, low = ranking.extreme(there), ranking.extreme(there, lowest=True)
+    if len(high) == len(there) > 1:
+        return f"all {len(there)} cells have {said(high[0].y)}"
+    told = f"{ranking.names(high)} {ranking.are(high)} highest with {said(high[0].y)}"
+    return f"{told}, {ranking.names(low)} lowest with {said(low[0].y)}"
 
 
 def radar(about: About, cells: Sequence[Cell]) -> Drawn:
@@ -137,7 +149,7 @@ def radar(about: About, cells: Sequence[Cell]) -> Drawn:
     return Figure(
         "radar",
         heading,
-        f"{names}, each on {len(there) + len(tasks)} scales; the numbers are in the table.",
+        f"Each on {len(there) + len(tasks)} scales: {names}; the numbers are in the table.",
         "radar",
         Axis("aspect"),
         Axis("score", "%", SHARES),
@@ -166,7 +178,10 @@ def trade_offs(about: About, cells: Sequence[Cell]) -> list[Drawn]:
     success = Axis("edit success", "%")
     found.insert(1, trade_off("success_general", heading, Axis(KEPT, "%"), success, points, NO_GENERAL, ()))
     more = [against(name, *pair, cells) for name, pair in MORE_PAIRS.items()]
-    return [*found, *(one for one in more if isinstance(one, Figure))]
+    found += [one for one in more if isinstance(one, Figure)]
+    if not ranking.different(cells):
+        return found
+    return [replace(one, note=f"{one.note} {ranking.DIFFERENT}") if isinstance(one, Figure) else one for one in found]
 
 
 def against(name: str, up: str, right: str, cells: Sequence[Cell]) -> Drawn:
@@ -283,15 +298,22 @@ def worth(about: About, cells: Sequence[Cell]) -> Drawn:
     points = [p for p in points if p.y is not None]
     if by is None or not points:
         return Missing("worth", heading, "H needs edit success, generalization, locality and general ability.")
-    top = max(points, key=lambda p: p.y or 0.0)
+    differ = ranking.different(cells)
     spread = [float(p.x) for p in points]
     return Figure(
         "worth",
         heading,
-        f"{top.label} has the highest {by.name}, {said(top.y)}, at {float(top.x):.2f} seconds a fact.",
+        f"{by.name}: {ranking.span([p.y or 0.0 for p in points])}." if differ else most_for_least(by.name, points),
         "points",
         Axis("editing, for each fact", "s", log=max(spread) / min(spread) >= 20),
         Axis(by.name, "%"),
         [Series("cells", points, line=False, shows_labels=len(points) <= 6)],
-        "Up and to the left is better.",
+        "Up and to the left is better." + (f" {ranking.DIFFERENT}" if differ else ""),
     )
+
+
+def most_for_least(name: str, points: Sequence[Point]) -> str:
+    """The highest of ``points``, of several equal ones that which took the least time first."""
+    top = sorted(ranking.extreme(points), key=lambda p: float(p.x))
+    more = " or more" if len(top) > 1 else ""
+    return f"Highest {name}: {ranking.names(top)}, {said(top[0].y)}, at {float(top[0].x):.2f} seconds a fact{more}."

@@ -302,7 +302,7 @@ def test_a_studys_page_tells_means_over_seeds(scored: Scored) -> None:
     assert made.headline == ("Best by S, the harmonic mean of CounterFact's scores: g1, 85.0 %, mean over 2 seeds.")
     assert {(tile["title"], tile["before"], tile["after"]) for tile in made.tiles} == {
         ("score S", "g1", "85.0 %"), ("most edit success", "g0", "97.5 %"), ("most generalization", "g0", "48.8 %"),
-        ("most locality", "g0", "75.0 %"),
+        ("most locality", "g0 and 1 more", "75.0 %"),
     }  # fmt: skip
     assert made.verdict["answer"] == "4 of 6 runs may ship"
     assert [reason["says"] for reason in made.verdict["reasons"]] == [
