@@ -89,7 +89,8 @@ def tiles(document: Mapping[str, Any]) -> list[dict[str, str]]:
     if ability := kept(document["after"]["general_change"]):
         measured = [change for change in document["after"]["general_change"].values() if kept_of(change)]
         tasks = report.counted(len(measured), "task", "tasks")
-        found.append({"title": KEPT, "after": f"{ability[0]:.1f} %", "before": f"mean of {tasks}"})
+        of = "the original's" if report_notes.method_note(document) else f"mean of {tasks}"
+        found.append({"title": KEPT, "after": f"{ability[0]:.1f} %", "before": of})
     return found
 
 
@@ -131,7 +132,7 @@ def sections(document: Mapping[str, Any], beside: Beside) -> list[Section]:
 
 
 def overview_intro(document: Mapping[str, Any]) -> str:
-    notes = (report_notes.mode_note(document), report_notes.search_note(document))
+    notes = [make(document) for make in (report_notes.mode_note, report_notes.method_note, report_notes.search_note)]
     return " ".join(sentence(note) for note in notes if note)
 
 

@@ -307,6 +307,12 @@ def test_a_run_of_batches_alone_speaks_of_no_edited_model(run: Callable[..., Pat
     assert not re.search(r"after batch \d|merged model|scores are of the edited model|not scored before its", words)
 
 
+def test_what_a_method_leaves_as_it_was_is_said_on_top(run: Callable[..., Path], scored: Scored) -> None:
+    found, _ = page_of(run({**scored(), "method": "serac"}))
+    assert found.sections[0].intro.startswith("SERAC leaves the weights as they are: ")
+    assert found.tiles[-1]["before"] == "the original's"
+
+
 def test_how_a_run_was_started_stands_on_its_page(run: Callable[..., Path]) -> None:
     folder = run()
     (folder / "setup").mkdir()
