@@ -53,9 +53,9 @@ def subject_note(document: Mapping[str, Any]) -> str:
 
 
 def in_training(document: Mapping[str, Any], part: str, key: str) -> int:
-    """Sum over the batches of a number that training reported; 0 where it did not."""
+    """Sum over the batches of a count that training reported; 0 where it did not."""
     reported = (batch.get("training") or {} for batch in document["batches"])
-    return sum((training.get(part) or {}).get(key, 0) for training in reported)
+    return int(sum((training.get(part) or {}).get(key, 0) for training in reported))  # a result that is read has floats
 
 
 def search_note(document: Mapping[str, Any]) -> str:

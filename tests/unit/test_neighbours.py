@@ -72,3 +72,9 @@ def test_a_reader_is_told(scored: Callable[..., dict[str, Any]]) -> None:
     )
     assert neighbours_note(document) == said and said in report.markdown(document)
     result.check(document)
+
+
+def test_a_result_that_is_read_tells_whole_numbers_of_prompts(scored: Callable[..., dict[str, Any]]) -> None:
+    document = scored()
+    document["batches"][0]["training"]["neighbours"] = {"prompts": 80.0, "tokens": 900.0, "directions": 32.0}
+    assert neighbours_note(document).endswith(", 80 prompts in all")
