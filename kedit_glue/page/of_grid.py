@@ -12,8 +12,9 @@ from kedit_glue.page.along import curves
 from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, leading, measures, shares, slug
 from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series, percent
 from kedit_glue.page.of_batches import age_curve
-from kedit_glue.page.of_run import NO_GENERAL, cross, trade_off
+from kedit_glue.page.of_run import NO_GENERAL, NO_GENERAL_ALONE, cross, trade_off
 from kedit_glue.page.values import AGREE_WITH_THEMSELVES, FORCED, KEPT, kept, point, said, task_kept, title
+from kedit_glue.report_notes import mode_note
 from kedit_glue.report_search import chose
 from kedit_glue.study_report import About, Result
 
@@ -176,7 +177,7 @@ def trade_offs(about: About, cells: Sequence[Cell]) -> list[Drawn]:
     points = [cross(c.name, ability(c, 0), c.metric(0, metrics.SUCCESS)) for c in both]
     heading = "Edit success against general ability"
     success = Axis("edit success", "%")
-    found.insert(1, trade_off("success_general", heading, Axis(KEPT, "%"), success, points, NO_GENERAL, ()))
+    found.insert(1, trade_off("success_general", heading, Axis(KEPT, "%"), success, points, no_general(cells), ()))
     more = [against(name, *pair, cells) for name, pair in MORE_PAIRS.items()]
     found += [one for one in more if isinstance(one, Figure)]
     if not ranking.different(cells):
@@ -242,7 +243,7 @@ def general(cells: Sequence[Cell]) -> Drawn:
         if points:
             series.append(Series(task, points))
     if not series:
-        return Missing("general", heading, NO_GENERAL)
+        return Missing("general", heading, no_general(cells))
     told = "; ".join(f"{s.name}: {said(min(p.y or 0.0 for p in s.points))} at least" for s in series[:4])
     return Figure(
         "general", heading, f"Kept of the original's value: {told}.", "dots", Axis("cell"), Axis("kept", "%"), series
@@ -267,6 +268,11 @@ def ages(cells: Sequence[Cell]) -> Drawn:
         series,
         f"{best_of(there, MOST_CELLS)}." if len(there) > MOST_CELLS else "",
     )
+
+
+def no_general(cells: Sequence[Cell]) -> str:
+    """Why no cell has it: by their mode, or by what the recipe asks."""
+    return NO_GENERAL_ALONE if all(mode_note(cell.document) for cell in cells) else NO_GENERAL
 
 
 # -- cost ---------------------------------------------------------------------------------------
@@ -297,7 +303,10 @@ def worth(about: About, cells: Sequence[Cell]) -> Drawn:
     points = [by.at(c, c.seconds_a_fact) for c in cells if c.seconds_a_fact > 0] if by else []
     points = [p for p in points if p.y is not None]
     if by is None or not points:
-        return Missing("worth", heading, "H needs edit success, generalization, locality and general ability.")
+        lacking = f" {NO_GENERAL_ALONE}" if no_general(cells) == NO_GENERAL_ALONE else ""
+        return Missing(
+            "worth", heading, f"H needs edit success, generalization, locality and general ability.{lacking}"
+        )
     differ = ranking.different(cells)
     spread = [float(p.x) for p in points]
     return Figure(
