@@ -157,7 +157,8 @@ def general(document: Document) -> Drawn:
     for task, change in changes.items():
         sign = 1 if change["better"] == "higher" else -1
         value, *ends = (sign * in_unit(change, v) for v in (change["change"], *change["change_95"]))
-        name = f"{task} ({found})" if (found := unit(change).strip()) else task
+        inside = ", ".join(part for part in (unit(change).strip(), "" if sign > 0 else TURNED) if part)
+        name = f"{task} ({inside})" if inside else task
         points.append(Point(name, value, min(ends), max(ends), count=change["items"]))
     told = "; ".join(f"{p.x} {p.y:+.1f}" for p in points)
     return Figure(
@@ -169,10 +170,16 @@ def general(document: Document) -> Drawn:
         Axis("change (right: better)", mark=0.0),
         [Series("change", points)],
         "An interval across 0 is no change beyond the noise."
+        + (f" {TURNED_NOTE}" if any(change["better"] != "higher" for change in changes.values()) else "")
         + (f" Without a change item by item, see the table: {', '.join(without)}." if without else ""),
     )
 
 
+TURNED = "sign turned"
+TURNED_NOTE = (
+    f"{TURNED.capitalize()}: of what is better when lower, such as perplexity, a rise stands left of 0; the table of "
+    "general ability has the change itself."
+)
 NO_CHANGE = "No task has a change item by item; the table has the values before and after."
 NO_GENERAL = "General ability was not measured: name lm-eval's tasks under score.general.tasks."
 NO_GENERAL_ALONE = (

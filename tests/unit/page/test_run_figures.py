@@ -1,0 +1,25 @@
+"""What a run's figures say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kedit_glue.page import of_run
+from kedit_glue.page.figure import Figure
+
+Scored = Callable[..., dict[str, Any]]
+
+
+def test_a_rise_of_what_is_better_when_lower_is_told_with_its_sign_turned(scored: Scored) -> None:
+    document = scored()
+    made = of_run.general(document)
+    assert isinstance(made, Figure) and of_run.TURNED not in made.csv() + made.note
+    rise = {"better": "lower", "metric": "word_perplexity", "change": 0.008, "change_95": [0.004, 0.012]}
+    change = document["after"]["general_change"]
+    change["texts"] = {**change["choices"], **rise, "change_is": "relative"}
+    made = of_run.general(document)
+    assert isinstance(made, Figure)
+    names = [str(p.x) for p in made.series[0].points]
+    assert names == ["choices (points)", "texts (%, sign turned)"] and made.series[0].points[1].y == -0.8
+    assert names[1] in made.says and names[1] in made.csv() and of_run.TURNED_NOTE in made.note
