@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from kedit_glue import study_report
 from kedit_glue.metrics import COUNTERFACT_S, METRICS, SHARE
 from kedit_glue.page.figure import Point, percent
+from kedit_glue.page.of_run import NO_GENERAL, NO_GENERAL_ALONE
 from kedit_glue.page.values import KEPT, kept, point, title
+from kedit_glue.report_notes import mode_note
 from kedit_glue.study_report import Result
 
 HARMONIC = "harmonic mean H"
@@ -34,6 +36,21 @@ class Cell:
     def seconds_a_fact(self) -> float:
         """Of the stages that edit; 0 for files that do not say."""
         return float(self.row["cost"].get("seconds_a_fact", 0.0))
+
+    @property
+    def seconds_once(self) -> float | None:
+        """What was prepared before the first edit; None for files that do not say."""
+        found = self.row["cost"].get("seconds_once")
+        return None if found is None else float(found)
+
+    @property
+    def facts(self) -> int:
+        return len(self.document["facts"])
+
+    @property
+    def seconds_with_share(self) -> float:
+        """A fact's seconds with its share of those once, as far as these are known."""
+        return self.seconds_a_fact + (self.seconds_once or 0.0) / max(self.facts, 1)
 
     @property
     def kept(self) -> tuple[float, float, float] | None:
@@ -102,3 +119,8 @@ def slugs(texts: Collection[str]) -> list[str]:
     """For files' names, each with its place where two would be the same."""
     found = [slug(text) for text in texts]
     return found if len(set(found)) == len(found) else [f"{one}_{at}" for at, one in enumerate(found, 1)]
+
+
+def no_general(cells: Sequence[Cell]) -> str:
+    """Why no cell has it: by their mode, or by what the recipe asks."""
+    return NO_GENERAL_ALONE if all(mode_note(cell.document) for cell in cells) else NO_GENERAL

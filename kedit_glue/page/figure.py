@@ -1,7 +1,7 @@
 """A figure before it is drawn: its numbers, what they mean, what it says. ``interactive.py`` and ``paper.py`` draw it.
 
 Kinds: ``radar``, ``lines``, ``points`` (both axes are measured), ``dots`` and ``bars`` (categories down the side,
-values to the right), ``heat`` (a series is a row). Pure.
+values to the right; bars of several series follow each other), ``heat`` (a series is a row). Pure.
 """
 
 from __future__ import annotations
@@ -88,7 +88,6 @@ class Figure:
     """Figures of a group stand in one place, one at a time."""
     choice: Mapping[str, str] = field(default_factory=dict)
     """What tells the figures of a group apart: ``{"axis": "epochs", "metric": "locality"}``."""
-    stacked: bool = False
 
     @property
     def place(self) -> str:
@@ -97,6 +96,14 @@ class Figure:
     def categories(self) -> list[str]:
         """The names along the side of categories, in the order in which they come first."""
         return list(dict.fromkeys(str(p.x) for s in self.series for p in s.points))
+
+    def totals(self) -> dict[str, float]:
+        """By category the sum over all series."""
+        found = dict.fromkeys(self.categories(), 0.0)
+        for one in self.series:
+            for p in one.points:
+                found[str(p.x)] += p.y or 0.0
+        return found
 
     def numeric(self) -> bool:
         """Whether every ``x`` is a number."""

@@ -239,7 +239,9 @@ def dots(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
 
 
 def bars(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
-    names = figure.categories()
+    """Stacked; a total stands at the end of each."""
+    names, totals = figure.categories(), figure.totals()
+    last = {str(p.x): series for series in figure.series for p in series.points}
     data = [
         {
             "type": "bar",
@@ -249,13 +251,13 @@ def bars(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
             "y": [names.index(str(p.x)) for p in series.points],
             "marker": {"color": colour},
             "width": 0.62,
-            "text": [value(p.y, figure.y.unit) for p in series.points],
+            "text": [value(totals[str(p.x)], figure.y.unit) if last[str(p.x)] is series else "" for p in series.points],
             "textposition": "auto",
             **texts(figure, series),
         }
         for series, label, colour, _ in named(figure.series)
     ]
-    return data, across_layout(figure, names)
+    return data, across_layout(figure, names) | {"barmode": "stack"}
 
 
 def across_layout(figure: Figure, names: Sequence[str]) -> dict[str, Any]:

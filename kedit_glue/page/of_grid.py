@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from kedit_glue import metrics, study_report
-from kedit_glue.page import ranking
+from kedit_glue.page import of_cost, ranking
 from kedit_glue.page.along import curves
-from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, leading, measures, shares, slug
+from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, leading, measures, no_general, shares, slug
 from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series, percent
 from kedit_glue.page.of_batches import age_curve
-from kedit_glue.page.of_run import NO_GENERAL, NO_GENERAL_ALONE, cross, trade_off
+from kedit_glue.page.of_run import cross, trade_off
 from kedit_glue.page.values import AGREE_WITH_THEMSELVES, FORCED, KEPT, kept, point, said, task_kept, title
-from kedit_glue.report_notes import mode_note
 from kedit_glue.report_search import chose
 from kedit_glue.study_report import About, Result
 
@@ -52,8 +51,7 @@ def figures(about: About, results: Sequence[Result]) -> list[Drawn]:
         *less,
         general(cells),
         ages(cells),
-        cost(cells),
-        worth(about, cells),
+        *of_cost.figures(cells),
     ]
 
 
@@ -268,61 +266,3 @@ def ages(cells: Sequence[Cell]) -> Drawn:
         series,
         f"{best_of(there, MOST_CELLS)}." if len(there) > MOST_CELLS else "",
     )
-
-
-def no_general(cells: Sequence[Cell]) -> str:
-    """Why no cell has it: by their mode, or by what the recipe asks."""
-    return NO_GENERAL_ALONE if all(mode_note(cell.document) for cell in cells) else NO_GENERAL
-
-
-# -- cost ---------------------------------------------------------------------------------------
-
-
-def cost(cells: Sequence[Cell]) -> Drawn:
-    """Seconds a fact."""
-    ordered_cells = sorted((c for c in cells if c.seconds_a_fact), key=lambda cell: cell.seconds_a_fact)
-    if not ordered_cells:
-        return Missing("cost", "Time for a fact", "No cell's scores.json says what editing took.")
-    first, last = ordered_cells[0], ordered_cells[-1]
-    points = [Point(cell.name, cell.seconds_a_fact) for cell in ordered_cells]
-    return Figure(
-        "cost",
-        "Time for a fact",
-        f"From {first.seconds_a_fact:.2f} seconds a fact ({first.name}) to {last.seconds_a_fact:.2f} ({last.name}).",
-        "bars",
-        Axis("cell"),
-        Axis("editing, for each fact", "s"),
-        [Series("seconds a fact", points)],
-        "Of the stages that edit; those taken from another cell included.",
-    )
-
-
-def worth(about: About, cells: Sequence[Cell]) -> Drawn:
-    """H, or what stands for it, against time."""
-    heading, by = "What time buys", leading(cells)
-    points = [by.at(c, c.seconds_a_fact) for c in cells if c.seconds_a_fact > 0] if by else []
-    points = [p for p in points if p.y is not None]
-    if by is None or not points:
-        lacking = f" {NO_GENERAL_ALONE}" if no_general(cells) == NO_GENERAL_ALONE else ""
-        return Missing(
-            "worth", heading, f"H needs edit success, generalization, locality and general ability.{lacking}"
-        )
-    differ = ranking.different(cells)
-    spread = [float(p.x) for p in points]
-    return Figure(
-        "worth",
-        heading,
-        f"{by.name}: {ranking.span([p.y or 0.0 for p in points])}." if differ else most_for_least(by.name, points),
-        "points",
-        Axis("editing, for each fact", "s", log=max(spread) / min(spread) >= 20),
-        Axis(by.name, "%"),
-        [Series("cells", points, line=False, shows_labels=len(points) <= 6)],
-        "Up and to the left is better." + (f" {ranking.DIFFERENT}" if differ else ""),
-    )
-
-
-def most_for_least(name: str, points: Sequence[Point]) -> str:
-    """The highest of ``points``, of several equal ones that which took the least time first."""
-    top = sorted(ranking.extreme(points), key=lambda p: float(p.x))
-    more = " or more" if len(top) > 1 else ""
-    return f"Highest {name}: {ranking.names(top)}, {said(top[0].y)}, at {float(top[0].x):.2f} seconds a fact{more}."

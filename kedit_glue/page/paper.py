@@ -232,13 +232,19 @@ def dots(figure: Figure, canvas: Any) -> None:
 
 
 def bars(figure: Figure, canvas: Any) -> None:
+    """Stacked; a total stands at the end of each."""
     axes = canvas.add_subplot()
-    names = figure.categories()
+    names, ends = figure.categories(), dict.fromkeys(figure.categories(), 0.0)
     for series, label, colour, _ in named(figure.series):
         there = measured(series.points)
         places = [names.index(str(p.x)) for p in there]
-        drawn_bars = axes.barh(places, [p.y for p in there], height=0.62, color=colour, label=label)
-        axes.bar_label(drawn_bars, fmt="%.4g", padding=2, fontsize=6)
+        left = [ends[str(p.x)] for p in there]
+        axes.barh(places, [p.y for p in there], left=left, height=0.62, color=colour, label=label)
+        for p in there:
+            ends[str(p.x)] += p.y or 0.0
+    for place, end in enumerate(ends.values()):
+        aside = {"xytext": (2, 0), "textcoords": "offset points", "va": "center", "fontsize": 6}
+        axes.annotate(f"{end:.4g}", (end, place), **aside)
     down_the_side(figure, axes, names)
     axes.margins(x=0.12)
 

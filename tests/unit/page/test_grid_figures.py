@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kedit_glue.page import of_grid, of_run
-from kedit_glue.page.figure import Missing
+from kedit_glue.page import of_cost, of_grid, of_run
+from kedit_glue.page.figure import Missing, Point
+from kedit_glue.page.interactive import spec
 from kedit_glue.study_report import About, Result
 
 Scored = Callable[..., dict[str, Any]]
@@ -30,3 +31,34 @@ def test_a_study_of_edits_each_alone_says_that_there_is_no_general_ability(score
     assert alone["general"].why == alone["success_general"].why == of_run.NO_GENERAL_ALONE
     assert isinstance(alone["worth"], Missing) and of_run.NO_GENERAL_ALONE in alone["worth"].why
     assert of_run.NO_GENERAL_ALONE not in asked["worth"].why
+
+
+def took(document: dict[str, Any], a_fact: float, once: float | None) -> dict[str, Any]:
+    return document | {"cost": {**document["cost"], "seconds_a_fact": a_fact, "seconds_once": once}}
+
+
+def test_what_is_prepared_once_counts_with_a_facts_time(scored: Scored) -> None:
+    """An editor that was trained for 324 seconds is not the fastest at 0.003 seconds a fact; each run has four."""
+    made = drawn(took(scored(), 0.003, 324.0), took(scored(), 3.0, 0.0), took(scored(), 2.0, None))
+    cost = made["cost"]
+    assert {s.name: [(p.x, p.y, p.count) for p in s.points] for s in cost.series} == {
+        "each fact": [("c", 2.0, None), ("b", 3.0, None), ("a", 0.003, None)],
+        "once, shared by all facts": [("a", 81.0, 4)],
+    }  # fmt: skip
+    assert cost.says == "From 2.00 seconds a fact (c) to 81.00 (a)."
+    assert "Once before the first edit: a 5 min 24 s for 4 facts." in cost.note
+    assert f"{of_cost.UNKNOWN_ONCE}: c." in cost.note
+    bars = spec(cost)
+    assert bars["layout"]["barmode"] == "stack"
+    assert [trace["text"] for trace in bars["data"]] == [["2 s", "3 s", ""], ["81 s"]], "a total for each cell"
+    worth = made["worth"]
+    assert [(p.label, p.x) for p in worth.series[0].points] == [("a", 81.003), ("b", 3.0), ("c", 2.0)]
+    assert of_cost.SHARED in worth.note and of_cost.UNKNOWN_ONCE in worth.note
+
+
+def test_results_that_do_not_say_what_was_prepared_once_stay_as_they_are(scored: Scored) -> None:
+    cost = drawn(took(scored(), 2.0, None), took(scored(), 3.0, None))["cost"]
+    assert [s.name for s in cost.series] == ["each fact"] and cost.note.endswith(f"{of_cost.UNKNOWN_ONCE}.")
+    nothing = drawn(took(scored(), 2.0, 0.0), took(scored(), 3.0, 0.0))["cost"]
+    assert nothing.note.endswith("Nothing was prepared before the first edit.")
+    assert [type(p) for p in nothing.series[0].points] == [Point, Point]
