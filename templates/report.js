@@ -48,6 +48,8 @@ function drawn(figure) {
   const traces = structuredClone(spec.data);
   // numbers in the cells say what the scale says, and a phone has no room for both
   for (const trace of traces) if (narrow() && trace.texttemplate) Object.assign(trace, { showscale: false, textfont: { size: 10 } });
+  // nor for names beside points: a touch tells them
+  for (const trace of traces) if (narrow() && trace.mode) trace.mode = trace.mode.replace("+text", "");
   return Plotly.react(plot, traces, coloured(spec), settings);
 }
 

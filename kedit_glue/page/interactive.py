@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 import html
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from kedit_glue.page.figure import MOST_LABEL, Axis, Figure, Point, Series, apart, named, short, shortened
+from kedit_glue.page import labels
+from kedit_glue.page.figure import MOST_LABEL, Axis, Figure, Point, Series, apart, named, short
 
 ROW = 30
 """Pixels of a category down the side."""
 HEIGHT = 400
 CELLS_WITH_TEXT = 144
+FRAME = labels.Room(440, 300, character=6.4, line=14, mark=6, longest=28)
+"""Of points, in pixels: half the page's width."""
 PART = "\x00"
 
 
@@ -75,7 +79,8 @@ def errors(points: Sequence[Point], across: bool = False) -> dict[str, Any]:
     )
 
 
-def axis(of: Axis, **more: Any) -> dict[str, Any]:
+def axis(of: Axis, range_of: tuple[float, float] | None, **more: Any) -> dict[str, Any]:
+    """``range_of``: the ends, where the axis itself says none."""
     made: dict[str, Any] = {
         "title": {"text": plain(of.head), "standoff": 8, "font": {"size": 13}},
         "automargin": True,
@@ -83,12 +88,16 @@ def axis(of: Axis, **more: Any) -> dict[str, Any]:
     }
     if of.log:
         made["type"] = "log"
+        if range_of is not None:
+            made["range"] = [math.log10(end) for end in range_of]
     elif of.whole == (0.0, 0.0):
         made["rangemode"] = "tozero"
     elif of.whole is not None:
         low, high = of.whole
         margin = 0.03 * (high - low)
         made["range"] = [low - margin, high + margin]
+    elif range_of is not None:
+        made["range"] = list(range_of)
     return made | more
 
 
@@ -185,26 +194,30 @@ def lines(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
     values = sorted({float(p.x) for s in figure.series for p in s.points}) if numeric else []
     few = {"tickmode": "array", "tickvals": values, "ticktext": [f"{v:g}" for v in values]} if len(values) <= 12 else {}
     return data, {
-        "xaxis": axis(figure.x, **(few if numeric else places(names))),
-        "yaxis": axis(figure.y),
+        "xaxis": axis(figure.x, None, **(few if numeric else places(names))),
+        "yaxis": axis(figure.y, labels.share_ends(figure)),
         "shapes": line_at(figure.y, upright=False),
     }
 
 
 def points(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
+    """With as many names as there is room for; the others are told at a touch."""
+    every, named_ones = [p for s in figure.series for p in s.points], labels.shown(figure)
+    names = [labels.by_name(named_ones, most) for most in (FRAME.longest, FRAME.longest // 2)]
+    placed, _ = labels.labels(figure, named_ones, FRAME, *names)
+    beside = {id(one.point): one for one in placed}
     data = []
     for series, label, colour, mark in named(figure.series):
-        labels = series.shows_labels
-        beside = shortened([p.label for p in series.points], 28)
+        found = [beside.get(id(p)) for p in series.points]
         data.append(
             {
                 "type": "scatter",
                 "name": plain(label),
                 "x": [p.x for p in series.points],
                 "y": [p.y for p in series.points],
-                "mode": f"{'lines+' if series.line and len(series.points) > 1 else ''}markers{'+text' * labels}",
-                "text": [plain(text) for text in beside] if labels else None,
-                "textposition": [("top center", "bottom center")[at % 2] for at in range(len(series.points))],
+                "mode": f"{'lines+' if series.line and len(series.points) > 1 else ''}markers{'+text' * any(found)}",
+                "text": [plain(one.text) if one else "" for one in found] if any(found) else None,
+                "textposition": [" ".join(reversed(one.where)) if one else "top center" for one in found],
                 "textfont": {"size": 11},
                 "cliponaxis": False,
                 "marker": {"color": colour, "symbol": mark, "size": 17 if series.large else 10},
@@ -214,7 +227,8 @@ def points(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
                 **texts(figure, series),
             }
         )
-    return data, {"xaxis": axis(figure.x), "yaxis": axis(figure.y)}
+    across, up = labels.ends(figure.x, every, across=True), labels.ends(figure.y, every)
+    return data, {"xaxis": axis(figure.x, across), "yaxis": axis(figure.y, up)}
 
 
 def dots(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
@@ -264,7 +278,7 @@ def across_layout(figure: Figure, names: Sequence[str]) -> dict[str, Any]:
     """Categories down the side, the first on top."""
     side = {"automargin": True, "zeroline": False, "range": [len(names) - 0.4, -0.6], **places(names, 24)}
     return {
-        "xaxis": axis(figure.y),
+        "xaxis": axis(figure.y, labels.share_ends(figure)),
         "yaxis": side,
         "shapes": line_at(figure.y, upright=True),
         "height": max(190, ROW * len(names) + 110),
@@ -298,7 +312,7 @@ def heat(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
     across = {k: v[::sparse] if isinstance(v, list) else v for k, v in places(columns).items()}
     down = {k: v[::sparse] if isinstance(v, list) else v for k, v in places(names).items()}
     layout = {
-        "xaxis": axis(figure.x, **across),
+        "xaxis": axis(figure.x, None, **across),
         "yaxis": {"automargin": True, "autorange": "reversed", "zeroline": False, **down},
         "height": max(240, min(620, 44 * len(rows) + 110)),
     }

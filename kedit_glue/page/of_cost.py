@@ -87,7 +87,7 @@ def worth(cells: Sequence[Cell]) -> Drawn:
         "points",
         Axis("editing, for each fact", "s", log=max(spread) / min(spread) >= 20),
         Axis(by.name, "%"),
-        [Series("cells", points, line=False, shows_labels=len(points) <= 6)],
+        [Series("cells", points, line=False, shows_labels=True)],
         " ".join(["Up and to the left is better.", *once, *([ranking.DIFFERENT] if differ else [])]),
     )
 

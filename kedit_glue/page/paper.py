@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from kedit_glue.page import labels
 from kedit_glue.page.figure import Axis, Figure, Point, named, shortened
+from kedit_glue.page.labels import Label
 
 MARKS = {
     "circle": "o",
@@ -36,6 +39,13 @@ WIDTH = 3.4
 DPI = 300
 LINE = 0.15
 """Inches of a line of the legend."""
+FRAME = labels.Room(185, 110, character=3.5, line=7, mark=2.5, longest=28)
+"""Of points, in typographic points."""
+MOST_NAMES = 6
+"""More points have numbers, with a key."""
+KEY_LINE = 0.13
+KEY_CHARACTERS = 76
+"""Of the key: inches of a line, and what stands on one."""
 MOST_TICKS = 7
 """Of a log axis."""
 
@@ -47,7 +57,9 @@ def drawn(figure: Figure) -> dict[str, bytes]:
     from matplotlib.figure import Figure as Canvas
 
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=(WIDTH, height(figure) + LINE * legend_rows(figure)), layout="constrained")
+        canvas = Canvas(
+            figsize=(WIDTH, height(figure) + LINE * legend_rows(figure) + key_height(figure)), layout="constrained"
+        )
         FigureCanvasAgg(canvas)
         draw = {"radar": radar, "lines": lines, "points": points, "dots": dots, "bars": bars, "heat": heat}
         draw[figure.kind](figure, canvas)
@@ -82,17 +94,21 @@ def measured(points: Any) -> list[Point]:
     return [p for p in points if p.y is not None]
 
 
-def framed(axes: Any, of: Axis, side: str) -> None:
-    """Title, range and scale of the axis ``x`` or ``y``."""
+def framed(axes: Any, of: Axis, side: str, ends: tuple[float, float] | None = None) -> None:
+    """Title, range and scale of the axis ``x`` or ``y``; ``ends``: its range where the axis itself says none."""
     getattr(axes, f"set_{side}label")(of.head)
     if of.log:
         getattr(axes, f"set_{side}scale")("log")
+        if ends:
+            getattr(axes, f"set_{side}lim")(*ends)
         plain_log(getattr(axes, f"{side}axis"), *getattr(axes, f"get_{side}lim")())
     elif of.whole == (0.0, 0.0):
         getattr(axes, f"set_{side}lim")(**{"left" if side == "x" else "bottom": 0})
     elif of.whole is not None:
         low, high = of.whole
         getattr(axes, f"set_{side}lim")(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    elif ends:
+        getattr(axes, f"set_{side}lim")(*ends)
     if of.mark is not None:
         {"x": axes.axvline, "y": axes.axhline}[side](of.mark, color="0.4", linewidth=0.8, linestyle=":")
 
@@ -175,7 +191,7 @@ def lines(figure: Figure, canvas: Any) -> None:
             label=label,
         )
     framed(axes, figure.x, "x")
-    framed(axes, figure.y, "y")
+    framed(axes, figure.y, "y", labels.share_ends(figure))
     if not numeric:
         axes.set_xticks(range(len(names)), shortened(names, 20), rotation=30, ha="right")
     else:
@@ -202,12 +218,65 @@ def points(figure: Figure, canvas: Any) -> None:
             linestyle="--" if series.line else "none",
             label=label,
         )
-        told = there if series.shows_labels else []
-        for at, (p, text) in enumerate(zip(told, shortened([p.label for p in told], 28), strict=True)):
-            aside = {"xytext": (0, 4 - 13 * (at % 2)), "textcoords": "offset points", "ha": "center", "fontsize": 6}
-            axes.annotate(text, (p.x, p.y), **aside)
-    framed(axes, figure.x, "x")
-    framed(axes, figure.y, "y")
+    every = [p for s in figure.series for p in s.points]
+    framed(axes, figure.x, "x", labels.ends(figure.x, every, across=True))
+    framed(axes, figure.y, "y", labels.ends(figure.y, every))
+    texts, numbers = names_of(figure)
+    for one in texts:
+        across, up = one.where
+        aside = {"left": (-3, "right"), "center": (0, "center"), "right": (3, "left")}[across]
+        above = {"bottom": (-3, "top"), "middle": (0, "center"), "top": (3, "bottom")}[up]
+        how = {"xytext": (aside[0], above[0]), "textcoords": "offset points", "ha": aside[1], "va": above[1]}
+        axes.annotate(one.text, (one.point.x, one.point.y), fontsize=6, **how)
+    if numbers:
+        key_below(canvas, numbers)
+
+
+def names_of(figure: Figure) -> tuple[list[Label], dict[str, int]]:
+    """Names beside all points where all have room; else numbers, with their key."""
+    named_ones = labels.shown(figure)
+    if not named_ones:
+        return [], {}
+    every = [p for s in figure.series for p in s.points if p.y is not None and p.label]
+    if len(every) <= MOST_NAMES:
+        placed, lost = labels.labels(figure, every, FRAME, labels.by_name(every, FRAME.longest))
+        if not lost and len(placed) == len(every):
+            return placed, {}
+    if not (numbers := labels.key(figure)):
+        return labels.labels(figure, named_ones, FRAME, labels.by_name(named_ones, FRAME.longest))[0], {}
+    those = [p for p in every if p.label in numbers]
+    placed, lost = labels.labels(figure, those, FRAME, write := labels.by_number(numbers))
+    groups = labels.groups(figure, those, FRAME)
+    crowded = [Label(group[0], write(group), ("right", "top")) for group in groups if group[0] in lost]
+    return [*placed, *crowded], numbers
+
+
+def key_below(canvas: Any, numbers: Mapping[str, int]) -> None:
+    from matplotlib.lines import Line2D
+
+    lines_of = [
+        f"{number}  {name}" for name, number in zip(shortened(list(numbers), 60), numbers.values(), strict=True)
+    ]
+    canvas.legend(
+        [Line2D([], [], linestyle="none") for _ in lines_of],
+        lines_of,
+        loc="outside lower left",
+        ncols=key_columns(numbers),
+        handlelength=0,
+        handletextpad=0,
+        fontsize=6,
+    )
+
+
+def key_columns(numbers: Mapping[str, int]) -> int:
+    longest = max(min(len(name), 60) for name in numbers)
+    return max(1, min(len(numbers), KEY_CHARACTERS // (longest + 6)))
+
+
+def key_height(figure: Figure) -> float:
+    """Inches."""
+    numbers = names_of(figure)[1] if figure.kind == "points" else {}
+    return KEY_LINE * math.ceil(len(numbers) / key_columns(numbers)) if numbers else 0.0
 
 
 def dots(figure: Figure, canvas: Any) -> None:
@@ -252,7 +321,7 @@ def bars(figure: Figure, canvas: Any) -> None:
 def down_the_side(figure: Figure, axes: Any, names: list[str]) -> None:
     axes.set_yticks(range(len(names)), shortened(names, 34))
     axes.set_ylim(len(names) - 0.4, -0.6)
-    framed(axes, figure.y, "x")
+    framed(axes, figure.y, "x", labels.share_ends(figure))
 
 
 def heat(figure: Figure, canvas: Any) -> None:
