@@ -33,7 +33,13 @@ function coloured(spec) {
       Object.assign(layout.polar[axis], { gridcolor: css("--grid"), linecolor: css("--line") });
     }
     layout.polar.radialaxis.tickfont = { size: 10, color: css("--soft") };
-    if (narrow()) Object.assign(layout, { margin: { l: 76, r: 76, t: 32, b: 24 }, height: layout.height - 70 });
+    if (narrow()) {
+      const lines = layout.polar.angularaxis.ticktext.flatMap((name) => name.split("<br>"));
+      const side = 10 + 5.6 * Math.max(...lines.map((line) => line.length)); // of a name beside the circle
+      layout.polar.angularaxis.tickfont = { size: 10 };
+      layout.polar.radialaxis.tickvals = [50, 100];
+      Object.assign(layout, { margin: { l: side, r: side, t: 32, b: 24 }, height: layout.height - 70 });
+    }
   }
   if (narrow()) layout.font.size = 11;
   for (const shape of layout.shapes || []) shape.line.color = css("--soft");

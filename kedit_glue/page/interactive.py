@@ -103,7 +103,12 @@ def axis(of: Axis, range_of: tuple[float, float] | None, **more: Any) -> dict[st
 
 def places(names: Sequence[str], width: int = 20) -> dict[str, Any]:
     """Ticks of categories at 0, 1, …: plotly would take names such as ``4`` or ``2024-01`` for numbers or dates."""
-    return {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": parted(names, width)}
+    return {
+        "tickmode": "array",
+        "tickvals": list(range(len(names))),
+        "ticktext": parted(names, width),
+        "ticklabeloverflow": "allow",  # or the last one is gone on a phone; automargin makes room for it
+    }
 
 
 def parted(names: Sequence[str], width: int) -> list[str]:
@@ -154,9 +159,16 @@ def radar(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
                 "hoverinfo": "text",
             }
         )
+    aside = 90 - 180 / len(names)  # between the first two spokes, whose names stay free
     layout = {
         "polar": {
-            "radialaxis": {"range": [0, 100], "ticksuffix": " %", "tickvals": [25, 50, 75, 100], "angle": 90},
+            "radialaxis": {
+                "range": [0, 100],
+                "ticksuffix": " %",
+                "tickvals": [25, 50, 75, 100],
+                "angle": aside,
+                "tickangle": aside,  # upright: it is counted from the axis
+            },
             "angularaxis": {
                 "type": "linear",
                 "direction": "clockwise",

@@ -261,6 +261,34 @@ def test_a_phone_needs_no_sideways_scroll(opened: Callable[..., Opened], run: Pa
         assert wide == []
 
 
+CUT = """() => {
+  const cut = [];
+  for (const plot of document.querySelectorAll('figure:not([hidden]) .plot')) {
+    const frame = plot.getBoundingClientRect();
+    for (const text of plot.querySelectorAll('.xtick text, .ytick text, .angularaxistick text')) {
+      const box = text.getBoundingClientRect();
+      const hidden = getComputedStyle(text).visibility === 'hidden' || getComputedStyle(text).opacity === '0';
+      if (hidden || box.left < frame.left - 1 || box.right > frame.right + 1) cut.push(text.textContent);
+    }
+  }
+  return cut;
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_a_phone_shows_every_name_of_an_axis_whole(
+    opened: Callable[..., Opened], tmp_path: Path, scored: Scored, width: int
+) -> None:
+    names = ["insertion", "modification_counterfact", "modification_zsre", "erasure"]
+    at = [{"operation": name, "method": method} for name in names for method in ("sft", "rsft")]
+    results = [Result("-".join(one.values()), {}, scored(), at=one) for one in at]
+    page.write_study(tmp_path, About("grid", "r.yaml", "insertion-sft", {}, ("operation", "method")), results)
+    tab = opened(tmp_path / "report.html", viewport={"width": width, "height": 740}, has_touch=True, is_mobile=True).tab
+    shown = tab.locator("figure:not([hidden]) .xtick").all_text_contents()
+    assert [name for name in names if name in {text.replace(" ", "") for text in shown}] == names
+    assert tab.evaluate(CUT) == []
+
+
 FLAWS = """() => {
   const flaws = [];
   const name = (n) => n.getAttribute('aria-label') || n.labels?.[0]?.innerText || n.innerText?.trim();

@@ -137,3 +137,15 @@ def test_log_axes_of_papers_show_plain_numbers() -> None:
     assert [label.get_text() for label in across.get_ticklabels()] == ["1", "10", "100"]
     assert len(up.get_ticklabels()) >= 2 and "1" in [label.get_text() for label in up.get_ticklabels()]
     assert not any(label.get_text() for side in (across, up) for label in side.get_ticklabels(minor=True))
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 8])
+def test_a_radars_ticks_stand_on_no_spoke(count: int) -> None:
+    points = [Point(f"aspect {at}", 50.0) for at in range(count)]
+    polar = spec(Figure("f", "F", "s", "radar", Axis("aspect"), Axis("score"), [Series("s", points)]))["layout"][
+        "polar"
+    ]
+    turned = polar["angularaxis"]["rotation"]
+    spokes = [turned - at for at in polar["angularaxis"]["tickvals"]]
+    aside = [abs((polar["radialaxis"]["angle"] - spoke + 180) % 360 - 180) for spoke in spokes]
+    assert min(aside) == pytest.approx(180 / count)
