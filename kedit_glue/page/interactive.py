@@ -29,7 +29,14 @@ def spec(figure: Figure) -> dict[str, Any]:
     base = {
         "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
         "showlegend": many and figure.kind != "heat",
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemsizing": "constant"},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "yanchor": "bottom",
+            "itemsizing": "constant",
+            "traceorder": "normal",
+        },
         "hovermode": "closest",
         "height": HEIGHT,
         "font": {"size": 13},

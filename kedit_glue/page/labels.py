@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kedit_glue.page.figure import SHARES, Axis, Figure, Point, shortened
 
@@ -94,23 +94,31 @@ def shown(figure: Figure) -> list[Point]:
 
 def groups(figure: Figure, points: Sequence[Point], room: Room) -> list[list[Point]]:
     """Points whose marks cover each other stand together."""
-    found: list[list[Point]] = []
+    found: list[tuple[tuple[float, float], list[Point]]] = []
+    if not points:
+        return []
+    at = placing(figure, room)
     for p in points:
-        place = at(figure, p, room)
-        near = (group for group in found if math.dist(place, at(figure, group[0], room)) <= 2 * room.mark)
+        place = at(p)
+        near = (group for first, group in found if math.dist(place, first) <= 2 * room.mark)
         if group := next(near, None):
             group.append(p)
         else:
-            found.append([p])
-    return found
+            found.append((place, [p]))
+    return [group for _, group in found]
 
 
-def at(figure: Figure, p: Point, room: Room) -> tuple[float, float]:
-    """Its place in the frame, from below and left."""
+def placing(figure: Figure, room: Room) -> Callable[[Point], tuple[float, float]]:
+    """Gives a point's place in the frame, from left and below."""
     every = [one for series in figure.series for one in series.points]
     across, up = ends(figure.x, every, across=True), ends(figure.y, every)
-    assert across and up and p.y is not None, "it is measured"
-    return room.width * part(figure.x, float(p.x), across), room.height * part(figure.y, p.y, up)
+    assert across and up, "something is measured"
+
+    def at(p: Point) -> tuple[float, float]:
+        assert p.y is not None, "it is measured"
+        return room.width * part(figure.x, float(p.x), across), room.height * part(figure.y, p.y, up)
+
+    return at
 
 
 Write = Callable[[Sequence[Point]], str]
@@ -131,22 +139,37 @@ def labels(figure: Figure, points: Sequence[Point], room: Room, *writes: Write) 
     """Texts where there is room for them, of ``writes`` the first that fits, and the points (the first of each group)
     that there is none for."""
     every = [p for series in figure.series for p in series.points if p.y is not None]
-    marks = [mark(at(figure, p, room), room) for p in every]
+    if not points:
+        return [], []
+    at = placing(figure, room)
+    marks = [mark(at(p), room) for p in every]
+    bars = [bar for p in every for bar in intervals(p, at)]
     placed: list[Label] = []
     taken: list[Box] = []
     lost: list[Point] = []
     for group in groups(figure, points, room):
-        own = mark(at(figure, group[0], room), room)
+        own = mark(at(group[0]), room)
         others = [*taken, *(one for one in marks if not over(one, own))]
         tried = [Label(group[0], write(group), where) for write in writes for where in PLACES]
         boxes = [(one, beside(own, one.text, one.where, room)) for one in tried]
         free = [(one, box) for one, box in boxes if inside(box, room) and not any(over(box, other) for other in others)]
+        free.sort(key=lambda found: sum(over(found[1], bar) for bar in bars))  # of these the order stays
         if free:
             placed.append(free[0][0])
             taken.append(free[0][1])
         else:
             lost.append(group[0])
     return placed, lost
+
+
+def intervals(p: Point, at: Callable[[Point], tuple[float, float]]) -> list[Box]:
+    """The lines that are drawn for its intervals."""
+    found = []
+    if p.x_low is not None and p.x_high is not None:
+        found.append((*at(replace(p, x=p.x_low)), *at(replace(p, x=p.x_high))))
+    if p.low is not None and p.high is not None:
+        found.append((*at(replace(p, y=p.low)), *at(replace(p, y=p.high))))
+    return found
 
 
 def mark(place: tuple[float, float], room: Room) -> Box:

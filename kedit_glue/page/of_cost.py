@@ -62,7 +62,8 @@ def once_note(cells: Sequence[Cell]) -> str:
     lacking = [cell.name for cell in cells if cell.seconds_once is None]
     found = [f"Once before the first edit: {listed(known, MOST_NAMED)}."] if known else []
     if lacking:
-        found.append(f"{UNKNOWN_ONCE}" + (f": {listed(lacking, MOST_NAMED)}." if len(lacking) < len(cells) else "."))
+        of = f"Not known of {listed(lacking, MOST_NAMED)}." if len(lacking) < len(cells) else f"{UNKNOWN_ONCE}."
+        found.append(of)
     return " ".join(found) or "Nothing was prepared before the first edit."
 
 
@@ -79,7 +80,11 @@ def worth(cells: Sequence[Cell]) -> Drawn:
     spread = [float(p.x) for p in points]
     differ = ranking.different(cells)
     once = [SHARED] if any(c.seconds_once for c in there) else []
-    once += [f"{UNKNOWN_ONCE}."] if any(c.seconds_once is None for c in there) else []
+    unknown = sum(c.seconds_once is None for c in there)
+    if unknown:
+        once.append(
+            f"{UNKNOWN_ONCE}." if unknown == len(there) else f"Of {unknown} of {len(there)} cells it is not known."
+        )
     return Figure(
         "worth",
         heading,

@@ -156,7 +156,7 @@ def general(document: Document) -> Drawn:
     points = []
     for task, change in changes.items():
         sign = 1 if change["better"] == "higher" else -1
-        value, *ends = (sign * in_unit(change, v) for v in (change["change"], *change["change_95"]))
+        value, *ends = (sign * in_unit(change, v) + 0.0 for v in (change["change"], *change["change_95"]))
         inside = ", ".join(part for part in (unit(change).strip(), "" if sign > 0 else TURNED) if part)
         name = f"{task} ({inside})" if inside else task
         points.append(Point(name, value, min(ends), max(ends), count=change["items"]))

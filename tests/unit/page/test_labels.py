@@ -30,7 +30,8 @@ def texts(figure: Figure) -> list[tuple[str, str]]:
 
 
 def boxes(figure: Figure, placed: Sequence[labels.Label], room: Room) -> list[labels.Box]:
-    made = [(labels.mark(labels.at(figure, one.point, room), room), one) for one in placed]
+    at = labels.placing(figure, room)
+    made = [(labels.mark(at(one.point), room), one) for one in placed]
     return [labels.beside(own, one.text, one.where, room) for own, one in made]
 
 
@@ -45,6 +46,11 @@ def test_a_name_at_the_edge_stands_inside() -> None:
         [Point(95.0, 50.0, label="modification_counterfact_sft"), Point(5.0, 60.0, label="a_name_of_some_length")]
     )
     assert texts(made) == [("modification_counterfact_sft", "middle left"), ("a_name_of_some_length", "middle right")]
+
+
+def test_a_name_stands_on_no_interval_where_it_can() -> None:
+    made = scatter([Point(100.0, 93.0, 89.0, 97.0, 98.6, 100.0, "after batch 1"), Point(99.0, 20.0, label="original")])
+    assert texts(made)[0] == ("after batch 1", "top left")
 
 
 @pytest.mark.parametrize("count", [2, 5, 9, 30])

@@ -23,3 +23,6 @@ def test_a_rise_of_what_is_better_when_lower_is_told_with_its_sign_turned(scored
     names = [str(p.x) for p in made.series[0].points]
     assert names == ["choices (points)", "texts (%, sign turned)"] and made.series[0].points[1].y == -0.8
     assert names[1] in made.says and names[1] in made.csv() and of_run.TURNED_NOTE in made.note
+    change["texts"] |= {"change": 0.0, "change_95": [0.0, 0.0]}
+    made = of_run.general(document)
+    assert isinstance(made, Figure) and "texts (%, sign turned) +0.0" in made.says and "-0.0" not in made.csv()
