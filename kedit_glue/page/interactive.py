@@ -222,8 +222,7 @@ def lines(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
 def points(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
     """With as many names as there is room for; the others are told at a touch."""
     every, named_ones = [p for s in figure.series for p in s.points], labels.shown(figure)
-    names = [labels.by_name(named_ones, most) for most in (FRAME.longest, FRAME.longest // 2)]
-    placed, _ = labels.labels(figure, named_ones, FRAME, *names)
+    placed, _ = labels.labels(figure, named_ones, FRAME, labels.by_name(named_ones, FRAME.longest))
     beside = {id(one.point): one for one in placed}
     data = []
     for series, label, colour, mark in named(figure.series):

@@ -135,9 +135,8 @@ def by_name(points: Sequence[Point], longest: int) -> Write:
     return write
 
 
-def labels(figure: Figure, points: Sequence[Point], room: Room, *writes: Write) -> tuple[list[Label], list[Point]]:
-    """Texts where there is room for them, of ``writes`` the first that fits, and the points (the first of each group)
-    that there is none for."""
+def labels(figure: Figure, points: Sequence[Point], room: Room, write: Write) -> tuple[list[Label], list[Point]]:
+    """Texts where there is room for them, and the points (the first of each group) that there is none for."""
     every = [p for series in figure.series for p in series.points if p.y is not None]
     if not points:
         return [], []
@@ -150,7 +149,7 @@ def labels(figure: Figure, points: Sequence[Point], room: Room, *writes: Write) 
     for group in groups(figure, points, room):
         own = mark(at(group[0]), room)
         others = [*taken, *(one for one in marks if not over(one, own))]
-        tried = [Label(group[0], write(group), where) for write in writes for where in PLACES]
+        tried = [Label(group[0], write(group), where) for where in PLACES]
         boxes = [(one, beside(own, one.text, one.where, room)) for one in tried]
         free = [(one, box) for one, box in boxes if inside(box, room) and not any(over(box, other) for other in others)]
         free.sort(key=lambda found: sum(over(found[1], bar) for bar in bars))  # of these the order stays
