@@ -17,7 +17,7 @@ from kedit_glue.tables import percent
 
 MOST_BATCHES = 100
 """Rows of a table of batches, about; of a longer run they are taken evenly."""
-TILES = (*FORCED, facts.EXACT)
+TILES = (metrics.WITHHELD, metrics.LEAKED, *FORCED, facts.EXACT)
 
 
 @dataclass(frozen=True)
