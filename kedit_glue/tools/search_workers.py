@@ -65,9 +65,9 @@ def on_ray(job: Mapping[str, Any], texts: Sequence[str], count: int) -> Iterator
     ray.init(log_to_driver=False, ignore_reinit_error=True)
     gpus = 0 if job["device"] == "cpu" else 1
 
-    @ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1)
+    @ray.remote(num_cpus=1, num_gpus=gpus)
     class Worker:
-        """Loads its models with its first candidate, and again when it was lost and is started anew."""
+        """Loads its models with its first candidate."""
 
         def __init__(self) -> None:
             self.candidates: Any = None
@@ -95,11 +95,13 @@ def on_ray(job: Mapping[str, Any], texts: Sequence[str], count: int) -> Iterator
                 busy[actor.judge.remote(merge)] = (at, actor)
             (done, *_), _ = ray.wait(list(busy), num_returns=1)
             at, actor = busy.pop(done)
-            free.append(actor)
             try:
                 found[at] = ray.get(done)
             except ray.exceptions.RayActorError:
                 found[at] = {"cause": LOST, "seconds": [0.0, 0.0]}
+                # a new one: what is given to one that restarts is lost until it is there again
+                actors[actors.index(actor)] = actor = started.remote()
+            free.append(actor)
         return [found[at] for at in range(len(merges))]
 
     try:
