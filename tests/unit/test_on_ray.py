@@ -143,7 +143,7 @@ def test_the_manifest_for_kubernetes_starts_a_study_of_ours_with_our_options() -
     job = yaml.safe_load(manifest[1])
     place, and_then, *command = shlex.split(job["spec"]["entrypoint"])[1:]
     given = study.parser().parse_args(command[3:])
-    assert (place, and_then, command[:3]) == ("/work", "&&", ["python", "-m", "kedit_glue.study"])
+    assert (place, and_then, command[:3]) == ("/app", "&&", ["python", "-m", "kedit_glue.study"])
     assert (HERE / given.study).is_file() and given.on == "ray" and given.address == "auto"
     cluster = job["spec"]["rayClusterSpec"]
     pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
