@@ -69,9 +69,9 @@ def _run(
     counts = any(t.stage.job.function == "train" for t in todo)
     for item in todo:
         if item.reason is not None:
-            estimate.expect(item.stage.job.function, item.stage.size)
+            estimate.expect(item.stage.pace, item.stage.size)
         else:
-            estimate.done(item.stage.job.function, item.stage.size, item.seconds)
+            estimate.done(item.stage.pace, item.stage.size, item.seconds)
             learned += item.learned
     ran: list[str] = []
     facts = sum(map(len, plan.batches))
@@ -94,7 +94,7 @@ def _run(
                 return ran, False  # before anything is let go of: what stands may have to follow
             record = ledger.record(stage)
             assert record is not None, f"{stage.name} was just recorded"
-            estimate.done(stage.job.function, stage.size, record["seconds"], expected=True)
+            estimate.done(stage.pace, stage.size, record["seconds"], expected=True)
             learned += record["result"].get("learned") or 0
             keeper.done(stage)
     return ran, True

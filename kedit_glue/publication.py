@@ -12,7 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,8 @@ class Finished:
     """Of each file of the model size, time and hash, as the run recorded them."""
     weights: str
     """Hash of the model's weights and configuration."""
+    verdict: Sequence[str]
+    """Whether it may ship, in a line; none where the run does not say."""
 
 
 def chunks(content: Content) -> Iterator[bytes]:
@@ -164,6 +166,7 @@ def task_vector(
     front = {**_origin(front, base), **base.licence, "tags": [*_tags(front), "task-vector"]}
     applied = sum(differ.get(name, tensor).size for name, tensor in had.items())
     formats = sorted({at.dtype for at in differ.values()})
+    versions = environment.versions()
     values = {
         "name": run.recipe.name,
         "base": _said_of(base),
@@ -174,7 +177,7 @@ def task_vector(
         "size": environment.size(vector.size),
         "base_size": environment.size(sum(shard.size for shard in shards)),
         "formats": formats,
-        **{tool: environment.versions()[tool] for tool in ("mergekit", "transformers")},
+        **{tool: versions[tool] for tool in ("mergekit", "transformers")},
         "load_as": stored_format(run.folder),
         "converted": base.converted,
         # mergekit copies the base's index and writes shards of its own, or one file without an index

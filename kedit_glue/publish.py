@@ -144,7 +144,8 @@ def finished(run: OpenRun) -> Finished:
         raise CannotStart(
             f"{run.folder}: scores.json tells of another model than {last.name} made: run the recipe again"
         )
-    return Finished(model, run.recipe, Path(run.model), record["output"], record["content"])
+    said = verdict.lines(scored.model_dump())
+    return Finished(model, run.recipe, Path(run.model), record["output"], record["content"], said)
 
 
 def check_place(target: Path, run: OpenRun) -> None:
@@ -187,7 +188,7 @@ def publish(options: argparse.Namespace, display: Display) -> None:
     finally:
         display.end()
     goes_to = str(target.folder or f"{target.hub} on the hub, branch {options.revision or 'main'}, {seen_by(options)}")
-    for line in [*table(made, goes_to), *verdict.lines(result.load(run.folder).model_dump())]:
+    for line in [*table(made, goes_to), *done.verdict]:
         display.say(line)
     if target.folder:
         published.check(made, target.folder)

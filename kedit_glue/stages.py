@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kedit_glue import methods
 from kedit_glue.merging import MergeMethod
 from kedit_glue.modules import Trained
 from kedit_glue.runner import Job
@@ -93,6 +94,14 @@ class Stage:
     @property
     def working(self) -> Path:
         return partial(self.output)
+
+    @property
+    def pace(self) -> str:
+        """Stages that take as long for a fact have the same, for the estimate of time: a rival's method, else the job's
+        function."""
+        method = self.job.arguments.get("method")
+        ours = method not in methods.METHODS or method in methods.TRAINED
+        return self.job.function if ours else str(method)
 
 
 @dataclass(frozen=True)

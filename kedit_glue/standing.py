@@ -81,8 +81,11 @@ def clock(seconds: float) -> str:
 
 
 ROUGHLY = {"train": 4.0, "merge": 4.0, "project": 4.0, "protect": 100.0, "general": 40.0}
-ROUGHLY |= {"edit": 20.0, "independent": 24.0, "moments": 100.0, "editor": 300.0}
-"""Seconds a unit of each kind takes, in seconds that scoring a fact takes: the demo's, until it was measured."""
+ROUGHLY |= {"independent": 24.0, "moments": 100.0, "editor": 300.0}
+ROUGHLY |= {"ft_l": 4.0, "ft_m": 4.0, "adalora": 12.0, "rome": 75.0, "memit": 25.0, "emmet": 28.0}
+ROUGHLY |= {"mend": 1.0, "serac": 0.1, "ice": 0.1}
+"""Seconds a unit of each kind (``Stage.pace``) takes, in seconds that scoring a fact takes: the demo's and
+docs/methods.md's, until it was measured."""
 
 
 class Estimate:

@@ -95,9 +95,9 @@ def document(run: OpenRun) -> dict[str, Any]:
         stage, record = item.stage, ledger.record(item.stage)
         seconds = record["seconds"] if record else None
         if item.reason is not None:
-            estimate.expect(stage.job.function, stage.size)
+            estimate.expect(stage.pace, stage.size)
         if record is not None:  # one that is stale is still a measurement
-            estimate.done(stage.job.function, stage.size, record["seconds"])
+            estimate.done(stage.pace, stage.size, record["seconds"])
         if record is not None and item.reason is None and "learned" in record["result"]:
             learned[stage.batch] = record["result"]["learned"] or 0
         state, reason = state_of(item, record, running=now is not None and now.stage == stage.name, held=bool(process))

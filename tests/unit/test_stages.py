@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from kedit_glue.merging import MergeRefused
+from kedit_glue.methods import LEARNED, METHODS, TRAINED
 from kedit_glue.plan import Place, Plan, Rendered, Stage
 from kedit_glue.render import render
 from kedit_glue.stages import partial
+from kedit_glue.standing import ROUGHLY
 
 PlanOf = Callable[..., Plan]
 APART = "train: {from: base}\nmerge: {when: end}"
@@ -259,3 +261,16 @@ def test_what_is_trained_is_counted_where_the_tensors_are_known(plan_of: PlanOf)
     )
     with pytest.raises(ValueError, match=r"train\.modules c_fc finds no parameter of the model"):
         plan_of("train: {modules: c_fc}", tensors=tensors)
+
+
+# -- how long a stage takes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_estimate_knows_each_methods_pace(plan_of: PlanOf, method: str) -> None:
+    learns = f"methods: {{{method}: {{train_facts: facts.json}}}}" if method in LEARNED else ""
+    plan = plan_of(f"method: {method}\n{learns}", facts=4, n_layers=30)
+    unknown = {one.pace for one in plan.stages} - set(ROUGHLY)
+    assert unknown == {"score"}, "all others are told from scoring, until they were measured"
+    rival = method not in TRAINED
+    assert (method in {one.pace for one in plan.stages}) == rival, "ROME's facts take longer than MEND's"
