@@ -19,6 +19,7 @@ import math
 import random
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,17 @@ import torch
 from llamafactory.third_party.muon import Muon
 
 from kedit_glue import corpus, facts, metrics, models, modules, questions, scores
-from kedit_glue.rsft import sample_losses
+from kedit_glue.module_inputs import watch_inputs
+from kedit_glue.sample_losses import sample_losses
 from kedit_glue.tools import asking, moments, protect, scorer
 from kedit_glue.tools.prepare import context_sentences, in_contexts
 
 METRICS = ("edit_success", "generalization", "locality")
 BASE: dict[str, Any] = {"lr": 1e-4, "layers": None, "k": 0, "epochs": 30, "threshold": 0.05}
 EARLY: dict[str, Any] = {"layers": range(4, 9), "k": 128, "at": "subject", "weights": (1.0, 0.8)}
+SUBJECT: dict[str, Any] = {**EARLY, "at": "subject but the first", "lr": 5e-3, "optimizer": "muon", "weights": (1.0,)}
+SHARES = (0.1, 0.3, 1.0, 3.0)
+"""Of running text in the mean."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "unprotected": {},
     "k 128": {"k": 128},
@@ -113,6 +118,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "optimizer": "muon",
     },
     "all but the first, k 128": {"k": 128, "at": "all but the first"},
+    "unprotected, regmean": {"weights": (1.0,), "regmean": SHARES},
+    "unprotected, lr 3e-4, regmean": {"lr": 3e-4, "weights": (1.0,), "regmean": SHARES},
+    "k 128, regmean": {"k": 128, "weights": (1.0,), "regmean": SHARES},
+    "layers 4-8, lr 3e-4, regmean": {"layers": range(4, 9), "lr": 3e-4, "weights": (1.0,), "regmean": SHARES},
+    "layers 4-8, lr 1e-3, regmean": {"layers": range(4, 9), "lr": 1e-3, "weights": (1.0,), "regmean": SHARES},
+    "subject but the first, Muon, lr 5e-3, regmean": {**SUBJECT, "k": 0, "regmean": SHARES},
+    "subject but the first, Muon, lr 5e-3, k 128, regmean": {**SUBJECT, "regmean": SHARES},
+    "subject but the first, AdamW, lr 2e-3, regmean": {
+        **SUBJECT,
+        "k": 0,
+        "lr": 2e-3,
+        "optimizer": "adamw",
+        "regmean": SHARES,
+    },
 }
 WEIGHTS = (1.0, 0.7)
 """Of the tuned model in the merge with the original; 1: no merging."""
@@ -130,6 +149,7 @@ class Bench:
         self.texts = corpus.read_texts(Path("recipes/data/general_text.jsonl"))[:40]
         self.before, self.perplexity = self.ask(), self.word_loss()
         self.moments: dict[Any, dict[str, Any]] = {}
+        self.tokens: dict[Any, int] = {}
         self.free: torch.Tensor | None = None
 
     def ask(self) -> dict[str, Any]:
@@ -183,7 +203,7 @@ class Bench:
         held = self.moments.setdefault(source, {})
         if missing := [n for n in trained if n not in held]:
             owners = [n.rpartition(".")[0] for n in missing]
-            found = moments_of(self.model, self.tokenizer, owners, texts)
+            found, self.tokens[source] = moments_of(self.model, self.tokenizer, owners, texts)
             held |= {n: found[o] for n, o in zip(missing, owners, strict=True)}
         made: dict[int, Any] = {}
         for name in trained:
@@ -263,11 +283,15 @@ class Bench:
             handle.remove()
         tuned = {n: p.detach().clone() for n, p in trained.items()}
         old = {f["id"]: f for f in self.before["facts"]}
+        change = {n: t - self.base[n] for n, t in tuned.items()}
+        merges: dict[Any, Any] = {w: {n: w * d for n, d in change.items()} for w in s.get("weights", WEIGHTS)}
+        if s.get("regmean"):
+            merges |= self.regression_means(change, data, s["regmean"])
         found = []
-        for weight in s.get("weights", WEIGHTS):
+        for weight, merged in merges.items():
             with torch.no_grad():
                 for n, p in trained.items():
-                    p.copy_(self.base[n] + weight * (tuned[n] - self.base[n]))
+                    p.copy_(self.base[n] + merged[n])
             after = self.ask()
             found.append(
                 {
@@ -282,6 +306,36 @@ class Bench:
                 }
             )
         return found
+
+    def regression_means(self, change: dict[str, Any], data: Any, shares: Sequence[float]) -> dict[str, Any]:
+        """RegMean (arXiv 2212.09849) of the tuned model, which the model is now, and the original.
+
+        W0 + D G (G + s C)⁻¹ for each share s: G is the second moment of what a fact's tokens feed in, all but a text's
+        first, C that of a token of running text.
+        """
+        owners = {n: n.rpartition(".")[0] for n in change}
+        self.directions(change, {"k": 1})  # reads the running text's moments
+        known = dict(self.model.named_modules())
+        sums: dict[str, Any] = {}
+
+        def add(name: str, rows: Any) -> None:
+            rows = rows.double()
+            sums[name] = sums.get(name, 0) + rows.T @ rows
+
+        batches = (
+            {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids)), "counted": counted}
+            for ids, _, _ in data
+            for counted in [torch.tensor([[0] + [1] * (len(ids) - 1)])]
+        )
+        same = watch_inputs(self.model, {o: known[o] for o in owners.values()}, batches, add)
+        merged: dict[str, Any] = {f"regmean {share}": {} for share in shares}
+        for name, d in change.items():
+            g = sums[same.get(owners[name], owners[name])] / len(self.facts)
+            c = torch.from_numpy(self.moments[None, None][name]).double() / self.tokens[None, None]
+            for share in shares:
+                both = g + share * c + 1e-6 * c.diagonal().mean() * torch.eye(len(c), dtype=c.dtype)
+                merged[f"regmean {share}"][name] = d @ torch.linalg.solve(both, g).T.float()
+        return merged
 
     def step(self, rows: Any, trained: Any, vectors: Any, optimizer: Any, s: dict[str, Any]) -> int:
         longest = max(len(ids) for ids, _, _ in rows)
@@ -324,13 +378,13 @@ def beyond(known: torch.Tensor, moment: Any, count: int) -> torch.Tensor:
     return torch.cat([known, torch.from_numpy(columns)], dim=1)
 
 
-def moments_of(model: Any, tokenizer: Any, owners: list[str], texts: list[str]) -> dict[str, Any]:
-    """C [inputs, inputs] of each module's inputs; modules with the same input share one array."""
+def moments_of(model: Any, tokenizer: Any, owners: list[str], texts: list[str]) -> tuple[dict[str, Any], int]:
+    """C [inputs, inputs] of each module's inputs, and of how many tokens; the same input has one array."""
     tokenizer.padding_side = "right"
-    sums, same, _ = moments.second_moments(model, tokenizer, texts, owners, lambda event: None)
+    sums, same, tokens = moments.second_moments(model, tokenizer, texts, owners, lambda event: None)
     tokenizer.padding_side = "left"
     arrays = {name: tensor.numpy() for name, tensor in sums.items()}
-    return {name: arrays[same.get(name, name)] for name in owners}
+    return {name: arrays[same.get(name, name)] for name in owners}, tokens
 
 
 def flat(found: dict[str, Any]) -> dict[str, float | None]:

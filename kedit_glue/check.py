@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import environment
+from kedit_glue import environment, keeping
 from kedit_glue.models import ModelError, check_numbers, read_config, tensor_shapes
 from kedit_glue.plan import Plan
 from kedit_glue.problems import CannotStart
@@ -150,7 +150,7 @@ def model_bytes(folder: Path) -> int:
 def check_room(recipe: Recipe, plan: Plan, model: Path, run_folder: Path, device: str) -> list[Finding]:
     """Disk for the models that will be kept, memory for training, by rules of thumb that are stated."""
     size = model_bytes(model)
-    every = sum(stage.job.function in ("train", "merge", "project", "edit") for stage in plan.stages)
+    every = sum(stage.job.function in keeping.MODELS for stage in plan.stages)
     few = 4
     whole = every if recipe.keep == "all" else min(every, few)
     trained = plan.trained

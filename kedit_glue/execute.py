@@ -281,6 +281,14 @@ def outcome(stage: Stage, result: Mapping[str, object]) -> str:
     if stage.job.function == "merge":
         tuned, merged = result["task_vector_norm_tuned"], result["task_vector_norm_merged"]
         return f", change's norm {tuned:.2f} -> {merged:.2f}, {result['density']:.0%} of the numbers differ"
+    if stage.job.function == "regmean":
+        before, after = (
+            {what: float(str(result[f"{what}_{when}"])) for what in ("change", "facts_meet", "text_meets")}
+            for when in ("before", "after")
+        )
+        of_facts, of_text = (after[what] / max(before[what], 1e-12) for what in ("facts_meet", "text_meets"))
+        norm = f"change's norm {before['change']:.2f} -> {after['change']:.2f}"
+        return f", {norm}; of the merge's change the facts meet {of_facts:.0%}, general text {of_text:.0%}"
     return ""
 
 

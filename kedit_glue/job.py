@@ -167,8 +167,12 @@ def needs_hub(recipe: Recipe) -> bool:
     if models.kind_of(recipe.model) == "hub":
         return True
     train, merge = recipe.train, recipe.merge
-    asked = ((train.protect, train.protect.on or train.contexts), (merge.protect, merge.protect.on))
-    corpora = [protect.corpus for protect, used in asked if used and protect.corpus]
+    asked: tuple[tuple[str | None, object], ...] = (
+        (train.protect.corpus, train.protect.on or train.contexts),
+        (merge.protect.corpus, merge.protect.on),
+        (merge.regmean.corpus, merge.regmean.on),
+    )
+    corpora = [corpus for corpus, used in asked if used and corpus]
     if any(not Path(corpus).is_absolute() for corpus in corpora):
         return True
     general = recipe.score.general

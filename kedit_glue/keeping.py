@@ -9,7 +9,7 @@ from kedit_glue import changed
 from kedit_glue.ledger import Ledger
 from kedit_glue.plan import Plan, Stage
 
-MODELS = ("train", "merge", "project", "edit")
+MODELS = ("train", "merge", "project", "regmean", "edit")
 """Functions whose output is a model."""
 PACKED = "changed"
 """Folder of a batch that holds what its model has and the original has not."""

@@ -69,7 +69,8 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 
 def wants_moments(recipe: Recipe) -> bool:
     """Whether the method reads general text's second moments."""
-    return METHODS[recipe.method].moments or bool(settings(recipe).get("mom2_adjustment"))
+    regresses = recipe.method == "rsft_merge" and recipe.merge.regmean.on
+    return regresses or METHODS[recipe.method].moments or bool(settings(recipe).get("mom2_adjustment"))
 
 
 def training(recipe: Recipe) -> Train:

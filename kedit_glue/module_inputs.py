@@ -16,7 +16,8 @@ def watch_inputs(
 ) -> dict[str, str]:
     """``take(name, rows)`` for each batch and each of ``owners``: its inputs [tokens, inputs], padding left out.
 
-    ``batches``: ``input_ids`` and ``attention_mask`` on the model's device. Modules that read the same tensor
+    ``batches``: ``input_ids`` and ``attention_mask`` on the model's device, and ``counted`` where not all tokens that
+    are read are to be taken. Modules that read the same tensor
     (``gate_proj``, ``up_proj``) are taken once; returned is who reads the input of whom. Raises ValueError for modules
     that see some of the tokens only.
     """
@@ -44,7 +45,7 @@ def watch_inputs(
     try:
         with torch.no_grad():
             for batch in batches:
-                real = batch["attention_mask"].bool()
+                real = batch.get("counted", batch["attention_mask"]).bool()
                 model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     finally:
         for handle in handles:

@@ -35,17 +35,16 @@ def directions(place: Place, recipe: Recipe, protect: Protect, trained: str, nam
 
 def second_moments(place: Place, recipe: Recipe, changed: str) -> Prepared:
     """How much general text uses each input direction of the matrices that ``changed`` finds."""
-    own = methods.settings(recipe)
-    settings = {
-        "corpus": own["moments"],
-        "texts": own["moments_texts"],
-        "ridge": own["moments_ridge"],
-        "trainable": changed,
-    }
-    advice = f"read the log; correct methods.{recipe.method}.moments in the recipe and run the same command again"
+    if recipe.method in methods.TRAINED:
+        corpus, texts, ridge, key = recipe.merge.regmean.corpus, recipe.merge.regmean.texts, None, "merge.regmean"
+    else:
+        own, key = methods.settings(recipe), f"methods.{recipe.method}.moments"
+        corpus, texts, ridge = own["moments"], own["moments_texts"], own["moments_ridge"]
+    settings = {"corpus": corpus, "texts": texts, "ridge": ridge, "trainable": changed}
+    advice = f"read the log; correct {key} in the recipe and run the same command again"
     output = place.folder / "base" / "moments.json"
     job = ("original model: second moments of general text", "moments", "moments", advice)
-    return _once(place, recipe, own["moments"], output, settings, job)
+    return _once(place, recipe, corpus, output, settings, job)
 
 
 def editor(place: Place, recipe: Recipe) -> Prepared:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import batch_files, independent, methods, once, plan_search, rivals
+from kedit_glue import after_merge, batch_files, independent, methods, once, plan_search, rivals
 from kedit_glue.batch_files import batch_name
 from kedit_glue.merging import Tuned, models_named
 from kedit_glue.plan_scores import asked, marks
@@ -247,8 +247,7 @@ class _Builder:
             self.files.append(merge_yaml)
             self._merge_by(merge_yaml.path, "", number, title, start, onto, "merged")
         self.tuned = []
-        if self.recipe.merge.protect.on:
-            self._project(number, title, *onto)
+        self._reshape(number, title, *onto)
 
     def _search(
         self, number: int, title: str, space: str, name: str, onto: tuple[str, str], best: tuple[str, str] | None
@@ -314,29 +313,23 @@ class _Builder:
         self.current, self.made_by = str(output), stage
         return self.current, stage
 
-    def _project(self, number: int, title: str, onto: str, onto_stage: str) -> None:
-        """``merge.protect``: the change that the merge left, kept out of general text's directions."""
-        folder = self.place.folder / batch_name(number)
-        directions, made_by = self.directions[self.recipe.merge.protect]
-        output = folder / "projected"
-        job = Job(
-            f"{title}: protect",
-            "project",
-            {
-                "model": self.current,
-                "before": onto,
-                "directions": str(directions),
-                "trainable": self.trained.pattern,
-                "output": str(partial(output)),
-            },
-            folder,
-            "project",
-            "read the log; correct merge.protect in the recipe and run the same command again",
-        )
-        name = f"{batch_name(number)}/project"
+    def _reshape(self, number: int, title: str, onto: str, onto_stage: str) -> None:
+        """``merge.protect`` or ``merge.regmean``: another shape for the change that the merge left."""
+        merge, change = self.recipe.merge, {"model": self.current, "before": onto, "trainable": self.trained.pattern}
+        trained: list[str] = []
+        if merge.protect.on:
+            directions, made_by = self.directions[merge.protect]
+            made = after_merge.projected(self.place, number, title, change, directions)
+        elif merge.regmean.on and self.moments:
+            statistics, made_by = self.moments
+            batches = range(1 if merge.when == "end" else number, number + 1)
+            made = after_merge.regressed(self.recipe, self.place, batches, title, change, statistics)
+            trained = [f"{batch_name(batch)}/train" for batch in batches]
+        else:
+            return
         room = self._share(self.place.model_bytes)
-        self._stage(name, number, job, [], output, after=[self.made_by, made_by, onto_stage], room=room)
-        self.current, self.made_by = str(output), name
+        output, self.made_by = self._prepared(made, number, [self.made_by, made_by, onto_stage, *trained], room=room)
+        self.current = str(output)
 
     # -- scores ---------------------------------------------------------------------------------
 

@@ -209,6 +209,9 @@ def _check_protection(recipe: Recipe, draft: Draft) -> None:
         if protect.directions and protect.energy and draft.sound((section, "protect")):
             found = f"{protect.energy}, while {section}.protect.directions is {protect.directions}"
             draft.add((section, "protect", "energy"), found, "one of the two, the other 0")
+    if recipe.merge.regmean.on and recipe.merge.protect.on and draft.sound(("merge", "protect"), ("merge", "regmean")):
+        found = f"{recipe.merge.regmean.tokens:g}, while merge.protect is set"
+        draft.add(("merge", "regmean", "tokens"), found, "one of the two", "it weighs all directions of general text")
     at = ("train", "protect", "neighbours")
     if not own.neighbours or not draft.sound(at[:2]):
         return

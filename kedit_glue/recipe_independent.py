@@ -62,6 +62,8 @@ def rules(recipe: Recipe) -> Iterator[Rule]:
             yield Rule(("merge", "dtype"), merge.dtype, restored, f"null, or {own}")
         if merge.protect.on:
             yield Rule(("merge", "protect"), "set", "the merged model is not written", "train.protect instead")
+        if merge.regmean.on:
+            yield Rule(("merge", "regmean"), "set", "the merged model is not written", "merge.regmean.tokens: 0")
     if edits.when == "end":
         yield Rule(("score", "edits", "when"), "end", "each batch is scored at once", "each")
     if edits.old_facts is not None:

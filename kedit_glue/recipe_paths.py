@@ -32,6 +32,7 @@ PATHS: tuple[tuple[KeyPath, str], ...] = (
 CORPORA: tuple[KeyPath, ...] = (
     ("train", "protect", "corpus"),
     ("merge", "protect", "corpus"),
+    ("merge", "regmean", "corpus"),
     ("merge", "search", "fitness", "corpus"),
     *(("methods", method, "moments") for method in ("rome", "memit", "emmet")),
 )

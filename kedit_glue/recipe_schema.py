@@ -102,6 +102,27 @@ class Protect(Section):
         return bool(self.directions or self.energy or self.strength)
 
 
+class RegMean(Section):
+    """The regression mean of what a merge left and what it was merged with."""
+
+    tokens: float = number(
+        0.0,
+        "As how many tokens general text counts against the taught facts' own in a regression mean (0: none is taken)",
+        "a number, 0 or above",
+        ge=0,
+    )
+    corpus: str | None = text(
+        None,
+        "The general text (.jsonl, .json, .txt or a data set of the hub)",
+        f"a file that exists, {WORKING_FOLDERS}, a hub id owner/name, or null for the text that is shipped",
+    )
+    texts: int | None = whole(None, "How many texts of it are used, from its beginning", 1)
+
+    @property
+    def on(self) -> bool:
+        return self.tokens > 0
+
+
 class TrainProtect(Protect):
     neighbours: int = whole(
         0,
@@ -276,6 +297,11 @@ class Merge(Section):
     )
     protect: Protect = Field(
         default_factory=Protect, description="As train.protect, but applied to the change that the merge leaves."
+    )
+    regmean: RegMean = Field(
+        default_factory=RegMean,
+        description="RegMean: each matrix gives the taught facts what the merge gives them, and general text what it "
+        "had before, as nearly as both can be.",
     )
     search: Search = Field(
         default_factory=Search, description="Searching the merge instead of guessing it (docs/search.md)."

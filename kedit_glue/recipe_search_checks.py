@@ -55,6 +55,9 @@ def _beside(recipe: Recipe) -> Iterator[Rule]:
         yield Rule(
             space, found, "null, or edits.mode: sequential", "a search for each batch alone has no facts to spare"
         )
+    if merge.regmean.on:
+        found = f"{merge.search.space}, while merge.regmean is set"
+        yield Rule(space, found, "null, or merge.regmean.tokens: 0", "candidates are judged as mergekit leaves them")
     if merge.search.space != "ps" and merge.protect.on:
         found = f"{merge.search.space}, while merge.protect is set"
         yield Rule(space, found, "ps, or train.protect instead", "of a layer that moved there is no change to protect")

@@ -145,6 +145,7 @@ class RSFT(TrainerCallback):
             ids, labels = dataset[row]["input_ids"], dataset[row]["labels"]
             if all(label == IGNORED for label in labels):
                 raise ValueError(f"fact {self.traces.each[row].id}: no target token is left within cutoff_len")
+            self.traces.each[row].tokens = list(ids)
             if (other := self.row_of.setdefault(tuple(ids), row)) != row:
                 raise ValueError(
                     f"facts {self.traces.each[other].id} and {self.traces.each[row].id} train on the same text"

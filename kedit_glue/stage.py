@@ -30,6 +30,7 @@ FUNCTIONS = {
     "prepare": ("kedit_glue.tools.prepare", "prepare"),
     "protect": ("kedit_glue.tools.protect", "directions"),
     "project": ("kedit_glue.tools.protect", "project"),
+    "regmean": ("kedit_glue.tools.regmean", "regress"),
     "moments": ("kedit_glue.tools.editing", "moments"),
     "editor": ("kedit_glue.tools.learned", "train_editor"),
     "edit": ("kedit_glue.tools.editing", "edit"),

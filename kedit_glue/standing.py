@@ -80,7 +80,7 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{whole:02d}" if minutes >= 60 else f"{minutes}:{whole:02d}"
 
 
-ROUGHLY = {"train": 4.0, "merge": 4.0, "project": 4.0, "protect": 100.0, "general": 40.0}
+ROUGHLY = {"train": 4.0, "merge": 4.0, "project": 4.0, "regmean": 8.0, "protect": 100.0, "general": 40.0}
 ROUGHLY |= {"independent": 24.0, "moments": 100.0, "editor": 300.0}
 ROUGHLY |= {"ft_l": 4.0, "ft_m": 4.0, "adalora": 12.0, "rome": 75.0, "memit": 25.0, "emmet": 28.0}
 ROUGHLY |= {"mend": 1.0, "serac": 0.1, "ice": 0.1}

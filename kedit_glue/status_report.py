@@ -21,6 +21,7 @@ KINDS = {
     "search": "search",
     "merge": "merge",
     "project": "protect",
+    "regmean": "regmean",
     "protect": "protect",
     "score": "score",
 }

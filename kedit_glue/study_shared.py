@@ -42,9 +42,10 @@ def shared(recipe: Recipe) -> dict[str, str]:
     if recipe.score.general.tasks and recipe.score.general.when != "never":
         found[GENERAL] = hashed([*original, {**score["general"], "when": ""}])
     protects = recipe.method in methods.TRAINED and (recipe.train.protect.of_text.on or recipe.merge.protect.on)
+    merge = plain["merge"]
     if protects or methods.wants_moments(recipe) or recipe.method in methods.LEARNED:
         where = [train[key] for key in ("modules", "layers", "parameters", "protect")]
-        found[ONCE] = hashed([*original, method, where, plain["merge"]["protect"]])
+        found[ONCE] = hashed([*original, method, where, merge["protect"], merge["regmean"]])
     if recipe.keep == "all" and recipe.edits.mode == "sequential":
         found[FIRST] = hashed([*original, edits, method, train])
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ class Trace:
     id: str
     prompt: str
     target_new: str
+    tokens: list[int] = field(default_factory=list)
+    """The text as it was taught: token ids of prompt and answer, what the template puts around them included."""
     rehearsed: bool = False
     """Of an earlier batch's fact, shown again (``train.rehearse``)."""
     steps: int = 0
@@ -39,7 +41,7 @@ class Traces:
     """The samples of a batch, in the order of ``edits.json``; ``threshold`` in nats per target token, 0 for none."""
 
     def __init__(self, samples: Sequence[Mapping[str, Any]], threshold: float):
-        self.each = [Trace(s["id"], s["prompt"], s["target_new"], s.get("rehearsed", False)) for s in samples]
+        self.each = [Trace(s["id"], s["prompt"], s["target_new"], rehearsed=s.get("rehearsed", False)) for s in samples]
         self.threshold = threshold
         self.own = [trace for trace in self.each if not trace.rehearsed]
 

@@ -23,7 +23,8 @@ from kedit_glue.atomic import write_json
 from kedit_glue.tools import Emit
 from kedit_glue.tools.easyedit import NAME
 from kedit_glue.tools.moments import ensure
-from kedit_glue.tools.protect import WEIGHTS, matrices
+from kedit_glue.tools.protect import matrices
+from kedit_glue.tools.reshape import WEIGHTS
 
 if TYPE_CHECKING:
     from kedit_glue.tools.editors import Moments
@@ -39,10 +40,10 @@ def moments(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     """General text's second moments of the inputs of the matrices that ``job['trainable']`` finds, cached.
 
     ``job``: ``model`` (folder), ``corpus`` and ``texts`` (``corpus.read_corpus``), ``trainable``, ``cache``,
-    ``device``, ``trust_remote_code``, ``ridge`` (shares of the mean eigenvalue added to the diagonal), ``output``:
-    JSON with the file of each module and the ridge. Returns ``tokens``, ``seconds``, ``seconds_kept`` (what computing
-    them took an earlier run that left them in the cache) and each matrix's ``condition`` number before and after the
-    ridge.
+    ``device``, ``trust_remote_code``, ``ridge`` (shares of the mean eigenvalue added to the diagonal; None: nobody
+    inverts them), ``output``: JSON with the file of each module and the ridge. Returns ``tokens``, ``seconds``,
+    ``seconds_kept`` (what computing them took an earlier run that left them in the cache) and, with a ridge, each
+    matrix's ``condition`` number before and after it.
     """
     import numpy
 
@@ -57,6 +58,8 @@ def moments(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     conditions, tokens = {}, 0
     for module, inputs in shapes.items():
         tokens, moment = second.read(place.file(module), inputs)
+        if job["ridge"] is None:
+            continue
         values = numpy.linalg.eigvalsh(moment.astype("float64")).clip(min=0.0)
         added = job["ridge"] * values.mean()
         conditions[module] = [_ratio(values.max(), values.min()), _ratio(values.max() + added, values.min() + added)]
@@ -64,12 +67,19 @@ def moments(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     kept = 0.0 if new else second.seconds(files.values())
     paths = {module: str(file) for module, file in files.items()}
     write_json(Path(job["output"]), {"files": paths, "inputs": shapes, "ridge": job["ridge"], "tokens": tokens})
-    worst = max(conditions.values())
-    said = f"condition number up to {worst[0]:.1e}" + (f", with the ridge {worst[1]:.1e}" if job["ridge"] else "")
+    said = ""
+    if conditions:
+        worst = max(conditions.values())
+        said = f"; condition number up to {worst[0]:.1e}" + (f", with the ridge {worst[1]:.1e}" if job["ridge"] else "")
     seconds = round(time.monotonic() - started, 3)
     source = "computed" if new else "from the cache"
-    emit({"event": "say", "text": f"second moments over {tokens:,} tokens {source} in {seconds:.1f} s; {said}"})
-    return {"tokens": tokens, "seconds": seconds, "seconds_kept": kept, "condition": conditions}
+    emit({"event": "say", "text": f"second moments over {tokens:,} tokens {source} in {seconds:.1f} s{said}"})
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "seconds_kept": kept,
+        **({"condition": conditions} if conditions else {}),
+    }
 
 
 def _ratio(largest: float, smallest: float) -> float:

@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kedit_glue import models, moments
-from kedit_glue.atomic import link_or_copy
 from kedit_glue.corpus import name_of, read_corpus
 from kedit_glue.tools import Emit
 from kedit_glue.tools.moments import ensure
-from kedit_glue.weights import Stored, read_header
-
-WEIGHTS = frozenset([".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf"])
-
+from kedit_glue.tools.reshape import reshaped
+from kedit_glue.weights import Stored
 
 # -- a model and a corpus to directions -----------------------------------------------------------
 
@@ -206,60 +202,33 @@ def project(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 
     ``job``: ``model`` (folder of the tuned or merged model), ``before`` (folder it was tuned from),
     ``directions`` (file), ``trainable`` (regular expression, None: all that the file has), ``output``.
-    Matrices become W0 + (W - W0)(I - U Uᵀ), computed in float32, in W's number format; all other
-    tensors stay bit for bit, and shards without a change are hard links.
+    Matrices become W0 + (W - W0)(I - U Uᵀ) (``reshape.reshaped``).
 
     Returns the number of ``matrices``, the norm of their change before and after, and the norm of
     what lies in the directions (the change times U), after rounding to the number format.
     """
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
     from kedit_glue import protection
 
     found = protection.read(job["directions"])
-    model, output = Path(job["model"]), Path(job["output"])
-    stored, originals = tensor_files(model), tensor_files(Path(job["before"]))
-    wanted = matched(stored, found.vectors.keys(), job.get("trainable") or "")
-    if strange := sorted(wanted.keys() - originals.keys()):
-        raise ValueError(f"{job['before']} has no tensor {strange[0]}: it is not what {model} was tuned from")
-    output.mkdir(parents=True, exist_ok=True)
-    for file in model.iterdir():
-        if file.is_file() and file.suffix not in WEIGHTS:
-            shutil.copy(file, output / file.name)
     squares = {"change_before": 0.0, "change_after": 0.0, "in_directions_before": 0.0, "in_directions_after": 0.0}
-    shards = sorted({at.file for at in stored.values()})
-    for position, shard in enumerate(shards, 1):
-        names = [name for name in wanted if stored[name].file == shard]
-        target = output / shard.name
-        target.unlink(missing_ok=True)
-        if names:
-            tensors = load_file(shard)
-            for name in names:
-                vectors, first = found.vectors[wanted[name]], wanted[name] in found.inputs_first
-                with safe_open(originals[name].file, framework="pt") as opened:
-                    start = opened.get_tensor(name).float()
-                if start.shape != tensors[name].shape or vectors.shape[0] != start.shape[0 if first else -1]:
-                    raise ValueError(f"{name} has another shape in {job['before']} or in {job['directions']}")
-                change = tensors[name].float() - start
-                tensors[name] = (start + protection.project(change, vectors, first)).to(tensors[name].dtype)
-                for key, part in (("before", change), ("after", tensors[name].float() - start)):
-                    squares[f"change_{key}"] += float(part.norm()) ** 2
-                    squares[f"in_directions_{key}"] += float(((part.T if first else part) @ vectors).norm()) ** 2
-            with safe_open(shard, framework="pt") as opened:
-                save_file(tensors, target, metadata=opened.metadata())
-        else:
-            link_or_copy(shard, target)
-        emit({"event": "directions", "position": position, "of": len(shards)})
-    return {"matrices": len(wanted), **{key: value**0.5 for key, value in squares.items()}}
+    count = 0
 
+    def names(stored: Mapping[str, Stored]) -> dict[str, str]:
+        return matched(stored, found.vectors.keys(), job.get("trainable") or "")
 
-def tensor_files(folder: Path) -> dict[str, Stored]:
-    """Each tensor of a model folder, and the file that holds it."""
-    found = {name: at for file in sorted(folder.glob("*.safetensors")) for name, at in read_header(file).items()}
-    if not found:
-        raise ValueError(f"{folder} holds no safetensors file")
-    return found
+    def outside(name: str, change: Any) -> Any:
+        vectors, first = found.vectors[name], name in found.inputs_first
+        if vectors.shape[0] != change.shape[0 if first else -1]:
+            raise ValueError(f"{name} has another shape in {job['directions']}")
+        return protection.project(change, vectors, first)
+
+    for name, was, left in reshaped(job, names, outside, emit):
+        count += 1
+        for key, part in (("before", was), ("after", left)):
+            squares[f"change_{key}"] += float(part.norm()) ** 2
+            turned = part.T if name in found.inputs_first else part
+            squares[f"in_directions_{key}"] += float((turned @ found.vectors[name]).norm()) ** 2
+    return {"matrices": count, **{key: value**0.5 for key, value in squares.items()}}
 
 
 def matched(stored: Mapping[str, Stored], known: Any, trainable: str) -> dict[str, str]:
