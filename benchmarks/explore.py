@@ -37,8 +37,8 @@ METRICS = ("edit_success", "generalization", "locality")
 BASE: dict[str, Any] = {"lr": 1e-4, "layers": None, "k": 0, "epochs": 30, "threshold": 0.05}
 EARLY: dict[str, Any] = {"layers": range(4, 9), "k": 128, "at": "subject", "weights": (1.0, 0.8)}
 SUBJECT: dict[str, Any] = {**EARLY, "at": "subject but the first", "lr": 5e-3, "optimizer": "muon", "weights": (1.0,)}
-SHARES = (0.1, 0.3, 1.0, 3.0)
-"""Of running text in the mean."""
+TOKENS = (30, 100, 300, 1000)
+"""As so many running text counts in the regression mean."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "unprotected": {},
     "k 128": {"k": 128},
@@ -118,19 +118,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "optimizer": "muon",
     },
     "all but the first, k 128": {"k": 128, "at": "all but the first"},
-    "unprotected, regmean": {"weights": (1.0,), "regmean": SHARES},
-    "unprotected, lr 3e-4, regmean": {"lr": 3e-4, "weights": (1.0,), "regmean": SHARES},
-    "k 128, regmean": {"k": 128, "weights": (1.0,), "regmean": SHARES},
-    "layers 4-8, lr 3e-4, regmean": {"layers": range(4, 9), "lr": 3e-4, "weights": (1.0,), "regmean": SHARES},
-    "layers 4-8, lr 1e-3, regmean": {"layers": range(4, 9), "lr": 1e-3, "weights": (1.0,), "regmean": SHARES},
-    "subject but the first, Muon, lr 5e-3, regmean": {**SUBJECT, "k": 0, "regmean": SHARES},
-    "subject but the first, Muon, lr 5e-3, k 128, regmean": {**SUBJECT, "regmean": SHARES},
+    "unprotected, regmean": {"weights": (1.0,), "regmean": TOKENS},
+    "unprotected, lr 3e-4, regmean": {"lr": 3e-4, "weights": (1.0,), "regmean": TOKENS},
+    "k 128, regmean": {"k": 128, "weights": (1.0,), "regmean": TOKENS},
+    "layers 4-8, lr 3e-4, regmean": {"layers": range(4, 9), "lr": 3e-4, "weights": (1.0,), "regmean": TOKENS},
+    "layers 4-8, lr 1e-3, regmean": {"layers": range(4, 9), "lr": 1e-3, "weights": (1.0,), "regmean": TOKENS},
+    "subject but the first, Muon, lr 5e-3, regmean": {**SUBJECT, "k": 0, "regmean": TOKENS},
+    "subject but the first, Muon, lr 5e-3, k 128, regmean": {**SUBJECT, "regmean": TOKENS},
     "subject but the first, AdamW, lr 2e-3, regmean": {
         **SUBJECT,
         "k": 0,
         "lr": 2e-3,
         "optimizer": "adamw",
-        "regmean": SHARES,
+        "regmean": TOKENS,
     },
 }
 WEIGHTS = (1.0, 0.7)
@@ -307,12 +307,8 @@ class Bench:
             )
         return found
 
-    def regression_means(self, change: dict[str, Any], data: Any, shares: Sequence[float]) -> dict[str, Any]:
-        """RegMean (arXiv 2212.09849) of the tuned model, which the model is now, and the original.
-
-        W0 + D G (G + s C)⁻¹ for each share s: G is the second moment of what a fact's tokens feed in, all but a text's
-        first, C that of a token of running text.
-        """
+    def regression_means(self, change: dict[str, Any], data: Any, tokens: Sequence[float]) -> dict[str, Any]:
+        """As ``kedit_glue.tools.regmean`` for the tuned model, which the model is now, and the original."""
         owners = {n: n.rpartition(".")[0] for n in change}
         self.directions(change, {"k": 1})  # reads the running text's moments
         known = dict(self.model.named_modules())
@@ -328,13 +324,14 @@ class Bench:
             for counted in [torch.tensor([[0] + [1] * (len(ids) - 1)])]
         )
         same = watch_inputs(self.model, {o: known[o] for o in owners.values()}, batches, add)
-        merged: dict[str, Any] = {f"regmean {share}": {} for share in shares}
+        merged: dict[str, Any] = {f"regmean {count}": {} for count in tokens}
         for name, d in change.items():
-            g = sums[same.get(owners[name], owners[name])] / len(self.facts)
-            c = torch.from_numpy(self.moments[None, None][name]).double() / self.tokens[None, None]
-            for share in shares:
-                both = g + share * c + 1e-6 * c.diagonal().mean() * torch.eye(len(c), dtype=c.dtype)
-                merged[f"regmean {share}"][name] = d @ torch.linalg.solve(both, g).T.float()
+            facts = sums[same.get(owners[name], owners[name])]
+            text = torch.from_numpy(self.moments[None, None][name]).double() / self.tokens[None, None]
+            for count in tokens:
+                both = facts + count * text
+                both.diagonal().add_(1e-6 * both.diagonal().mean())
+                merged[f"regmean {count}"][name] = d @ torch.linalg.solve(both, facts).T.float()
         return merged
 
     def step(self, rows: Any, trained: Any, vectors: Any, optimizer: Any, s: dict[str, Any]) -> int:

@@ -316,7 +316,6 @@ class _Builder:
     def _reshape(self, number: int, title: str, onto: str, onto_stage: str) -> None:
         """``merge.protect`` or ``merge.regmean``: another shape for the change that the merge left."""
         merge, change = self.recipe.merge, {"model": self.current, "before": onto, "trainable": self.trained.pattern}
-        trained: list[str] = []
         if merge.protect.on:
             directions, made_by = self.directions[merge.protect]
             made = after_merge.projected(self.place, number, title, change, directions)
@@ -324,11 +323,10 @@ class _Builder:
             statistics, made_by = self.moments
             batches = range(1 if merge.when == "end" else number, number + 1)
             made = after_merge.regressed(self.recipe, self.place, batches, title, change, statistics)
-            trained = [f"{batch_name(batch)}/train" for batch in batches]
         else:
             return
         room = self._share(self.place.model_bytes)
-        output, self.made_by = self._prepared(made, number, [self.made_by, made_by, onto_stage, *trained], room=room)
+        output, self.made_by = self._prepared(made, number, [self.made_by, made_by, onto_stage], room=room)
         self.current = str(output)
 
     # -- scores ---------------------------------------------------------------------------------

@@ -104,6 +104,31 @@ def test_a_change_is_protected_after_merging(recipe_text: str, tiny_model: Path,
     assert generates(run / "model")
 
 
+def test_a_merge_becomes_a_regression_mean(recipe_text: str, tiny_model: Path, tmp_path: Path) -> None:
+    """Batch after batch, with rehearsed facts; another number of tokens neither trains nor merges again."""
+    (tmp_path / "corpus.txt").write_text(CORPUS)
+    corpus = json.dumps(str(tmp_path / "corpus.txt"))
+
+    def to(tokens: float) -> Path:
+        return go(
+            recipe_text, tmp_path, f"merge.regmean={{tokens: {tokens}, corpus: {corpus}}}", "merge.onto=previous",
+            "train.rehearse=1",
+        )  # fmt: skip
+
+    run = to(20)
+    records = {n: json.loads((run / f"batch_00{n}" / "regmean.record.json").read_text())["result"] for n in (1, 2)}
+    assert [records[n]["texts"] for n in (1, 2)] == [3, 3], "the second batch holds two facts, and one again"
+    for result in records.values():
+        assert result["text_meets_after"] < result["text_meets_before"]
+    changes, merged = changed(run, tiny_model), weights(run / "batch_001" / "merged")
+    assert len(changes) == 6 and generates(run / "model")
+    trained = (run / "batch_001" / "train.record.json").read_text()
+    assert to(50) == run and (run / "batch_001" / "train.record.json").read_text() == trained
+    assert all(merged[name].equal(t) for name, t in weights(run / "batch_001" / "merged").items())
+    again = json.loads((run / "batch_001" / "regmean.record.json").read_text())["result"]
+    assert again["text_meets_after"] < records[1]["text_meets_after"]
+
+
 def test_a_merge_yaml_of_the_users_is_dropped_in(recipe_text: str, tiny_model: Path, tmp_path: Path) -> None:
     """Slices, which the recipe has no key for: layer 0 of the original, layer 1 of the tuned model."""
     sources = [

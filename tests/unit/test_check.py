@@ -211,6 +211,7 @@ def test_enough_room(room: Callable[..., Room]) -> None:
         ("merge: {when: end}", 4),
         ("train: {from: base}\nmerge: {when: end}", 4),
         ("merge: {protect: {energy: 0.5}}", 9),  # merged, and once more without what general text uses
+        ("merge: {regmean: {tokens: 100}}", 9),
     ],
 )
 def test_every_stage_that_leaves_a_model_is_counted(room: Callable[..., Room], more: str, models: int) -> None:

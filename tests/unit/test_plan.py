@@ -72,6 +72,13 @@ NEW_ORDERS = {
     "train: {from: base}\nmerge: {when: end, protect: {energy: 0.5}}": (
         "base/edits base/protect 1/train 2/train 2/merge 2/project 2/edits"
     ),
+    "merge: {regmean: {tokens: 100}}": (
+        "base/edits base/moments 1/train 1/merge 1/regmean 1/edits 2/train 2/merge 2/regmean 2/edits"
+    ),
+    "train: {from: base}\nmerge: {when: end, regmean: {tokens: 100}}": (
+        "base/edits base/moments 1/train 2/train 2/merge 2/regmean 2/edits"
+    ),
+    "method: rsft\nmerge: {regmean: {tokens: 100}}": "base/edits 1/train 1/edits 2/train 2/edits",
     f"merge: {{protect: {{energy: 0.5}}}}\n{EACH}": (
         "base/edits base/general base/protect 1/train 1/merge 1/project 1/edits 1/general "
         "2/train 2/merge 2/project 2/edits 2/general"
@@ -134,7 +141,7 @@ def test_a_stage_waits_for_whatever_made_what_it_reads(plan_of: PlanOf, more: st
     made = {str(s.output): s.name for s in plan.stages}
     for each in plan.stages:
         arguments = each.job.arguments
-        read = {arguments.get(key) for key in ("model", "before", "directions")}
+        read = {arguments.get(key) for key in ("model", "before", "directions", "moments")}
         read |= {model for tuned in arguments.get("tuned", ()) for model in tuned.values()}
         if each.job.function == "train":
             assert arguments["model"] == file(plan, f"{each.name}.yaml").values["model"]

@@ -69,6 +69,10 @@ TOGETHER = [
         f":4:9  merge.protect: set, {WHILE}: the merged model is not written; allowed: train.protect instead",
     ),
     (
+        "merge: {regmean: {tokens: 30}}\n",
+        f":4:9  merge.regmean: set, {WHILE}: the merged model is not written; allowed: merge.regmean.tokens: 0",
+    ),
+    (
         "score: {edits: {when: end}}\n",
         f":4:17  score.edits.when: end, {WHILE}: each batch is scored at once; allowed: each",
     ),

@@ -65,6 +65,9 @@ BESIDE = [
     ("merge: {search: {space: dfs}, protect: {directions: 3}}\n",
      ":4:18  merge.search.space: dfs, while merge.protect is set; allowed: ps, or train.protect instead; of a "
      "layer that moved there is no change to protect"),
+    ("merge: {search: {space: ps}, regmean: {tokens: 30}}\n",
+     ":4:18  merge.search.space: ps, while merge.regmean is set; allowed: null, or merge.regmean.tokens: 0; candidates "
+     "are judged as mergekit leaves them"),
     ("score: {general: {tasks: [own]}}\nmerge: {search: {space: ps, fitness: {general: 1, tasks: [own]}}}\n",
      ":5:51  merge.search.fitness.tasks: own, which score.general.tasks reports; allowed: other tasks; what "
      "was searched on measures nothing any more"),

@@ -86,6 +86,11 @@ TOGETHER: list[tuple[str, str]] = [
         ":6:28  merge.protect.energy: 0.9, while merge.protect.directions is 3; allowed: one of the two, the other 0",
     ),
     (
+        "merge:\n  protect: {strength: 0.1}\n  regmean: {tokens: 100}\n",
+        ":7:13  merge.regmean.tokens: 100, while merge.protect is set; allowed: one of the two; it weighs all "
+        "directions of general text",
+    ),
+    (
         "train: {parameters: lm_head, modules: mlp}\n",
         f":5:30  train.modules: {INSTEAD.format('train.parameters, which says what is trained')}",
     ),
@@ -370,7 +375,7 @@ def test_resolved_yaml_leaves_out_what_may_not_stand_beside_another_key(load: Lo
     plain = normalized(load(HEAD + "train: {parameters: lm_head, from: base}\nmerge: {when: end}\n"))
     assert list(plain["train"])[:2] == ["from", "parameters"] and "when" not in plain["score"]["edits"]
     plain = normalized(load(HEAD + "merge: {file: own.yaml}\n"))
-    assert list(plain["merge"]) == ["onto", "when", "protect", "search", "file"]
+    assert list(plain["merge"]) == ["onto", "when", "protect", "regmean", "search", "file"]
 
 
 def test_layers() -> None:

@@ -263,6 +263,40 @@ def test_what_is_trained_is_counted_where_the_tensors_are_known(plan_of: PlanOf)
         plan_of("train: {modules: c_fc}", tensors=tensors)
 
 
+# -- regression mean ----------------------------------------------------------------------------
+
+
+def test_a_merge_and_what_it_was_merged_with_become_their_regression_mean(plan_of: PlanOf, run: Path) -> None:
+    plan = plan_of("merge: {regmean: {tokens: 100, texts: 5}, onto: previous}")
+    moments = stage(plan, "base/moments")
+    asked = moments.job.arguments
+    assert (asked["texts"], asked["ridge"], asked["trainable"]) == (5, None, plan.trained.pattern)
+    for number, before in enumerate(["/models/original", f"{run}/batch_001/regmean"], 1):
+        batch, made = run / f"batch_00{number}", stage(plan, f"batch_00{number}/regmean")
+        assert made.job.arguments == {
+            "model": f"{batch}/merged",
+            "before": before,
+            "trainable": plan.trained.pattern,
+            "tokens": 100.0,
+            "traces": [f"{batch}/trace.jsonl"],
+            "moments": f"{run}/base/moments.json",
+            "output": f"{batch}/regmean.partial",
+            "device": "cpu",
+            "trust_remote_code": False,
+        }
+        assert made.reads == (batch / "trace.jsonl",) and made.settings["tokens"] == 100.0
+    assert made.after == ("batch_002/merge", "base/moments", "batch_001/regmean")
+    assert stage(plan, "batch_002/train").after[0] == "batch_001/regmean"
+    assert plan.final_model == run / "batch_002" / "regmean"
+
+
+def test_batches_that_are_merged_together_have_one_regression_mean(plan_of: PlanOf, run: Path) -> None:
+    plan = plan_of("train: {from: base}\nmerge: {when: end, regmean: {tokens: 100}}", facts=6)
+    made = stage(plan, "batch_003/regmean")
+    assert made.job.arguments["before"] == "/models/original"
+    assert made.job.arguments["traces"] == [f"{run}/batch_00{n}/trace.jsonl" for n in (1, 2, 3)]
+
+
 # -- how long a stage takes ---------------------------------------------------------------------
 
 
