@@ -17,6 +17,7 @@ from kedit_glue.metrics import METRICS, Metric
 from kedit_glue.problems import listed, printable
 from kedit_glue.progress import duration
 from kedit_glue.report_notes import mode_note, notes
+from kedit_glue.result_fields import EDITING
 from kedit_glue.tables import markdown_table, percent, short, table
 
 PROTOCOLS = {
@@ -136,7 +137,7 @@ def batch_rows(document: Mapping[str, Any]) -> list[list[str]]:
                 _value(metrics.SUCCESS, so_far),
                 _value(metrics.GENERALIZATION, so_far),
                 _value(metrics.LOCALITY, so_far),
-                f"{sum(b.get(kind, {}).get('seconds', 0) for kind in ('training', 'merge', 'editing')):.1f} s",
+                f"{sum(b.get(kind, {}).get('seconds', 0) for kind in EDITING):.1f} s",
             ]
         )
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 from kedit_glue import methods
@@ -16,6 +17,7 @@ def notes(document: Mapping[str, Any]) -> list[str]:
         rehearsal_note(document),
         neighbours_note(document),
         subject_note(document),
+        reshaping_note(document),
         search_note(document),
         protocol_note(document),
     )
@@ -50,6 +52,21 @@ def subject_note(document: Mapping[str, Any]) -> str:
         return ""
     others = f"; {texts - named} of {texts} texts do not name it, and were learned at all" if named < texts else ""
     return f"training learned at the tokens that name a fact's subject alone (train.tokens: subject){others}"
+
+
+def reshaping_note(document: Mapping[str, Any]) -> str:
+    """What ``merge.regmean`` left of the merges' change, a mean over the batches; empty where nothing was regressed."""
+    said = [found for batch in document["batches"] if "facts_meet_after" in (found := batch.get("reshaping") or {})]
+    if not said:
+        return ""
+    facts, text = (
+        fmean(found[f"{who}_after"] / max(found[f"{who}_before"], 1e-12) for found in said)
+        for who in ("facts_meet", "text_meets")
+    )
+    return (
+        f"each merge became a regression mean (merge.regmean): of its change the taught facts meet "
+        f"{100 * facts:.0f} %, general text {100 * text:.0f} %"
+    )
 
 
 def in_training(document: Mapping[str, Any], part: str, key: str) -> int:

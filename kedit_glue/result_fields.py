@@ -206,6 +206,10 @@ class Training(FromTool):
     )
 
 
+EDITING = ("training", "merge", "reshaping", "editing")
+"""Of a batch what was done to edit it, in order; each has its ``seconds``."""
+
+
 class Batch(Part):
     """One batch of edits, and the model after it."""
 
@@ -214,6 +218,11 @@ class Batch(Part):
     training: Training | None = Field(default=None, description="of its training; absent where there is no record")
     merge: FromTool | None = Field(
         default=None, description="of its merge (norms, density, …); absent where nothing was merged"
+    )
+    reshaping: FromTool | None = Field(
+        default=None,
+        description="of what followed the merge, merge.protect or merge.regmean: the change's norm before and after, "
+        "what facts and general text meet of it; absent where nothing did",
     )
     editing: FromTool | None = Field(
         default=None, description="of its edit by a method that neither trains nor merges; absent elsewhere"

@@ -19,7 +19,7 @@ from kedit_glue.plan import Plan, Stage, batch_name
 from kedit_glue.plan_scores import asked_in
 from kedit_glue.questions import Fact
 from kedit_glue.recipe import Recipe
-from kedit_glue.result_fields import SCHEMA
+from kedit_glue.result_fields import EDITING, SCHEMA
 from kedit_glue.retention import retention
 from kedit_glue.search import trace
 
@@ -230,7 +230,7 @@ def _batches_alone(plan: Plan, ledger: Ledger, base: Any, after: Any) -> list[di
             continue
         for said in record["result"]["batches"]:
             facts = plan.batches[said["batch"] - 1]
-            parts = {key: said[key] for key in ("training", "merge", "editing") if key in said}
+            parts = {key: said[key] for key in EDITING if key in said}
             entry = {"batch": said["batch"], "facts": len(facts), **parts}
             entry["edited_before"] = scores.score(first, first, facts)
             entries.append({**entry, "edited": scores.score(now, first, facts)})
@@ -251,13 +251,17 @@ def _retention(plan: Plan, stages: Mapping[str, Stage], base: Any, seen: Collect
     return retention([[fact["id"] for fact in batch if fact["id"] not in seen] for batch in plan.batches], asked)
 
 
+STAGES = {"train": "training", "merge": "merge", "project": "reshaping", "regmean": "reshaping", "edit": "editing"}
+"""A batch's stage -> where its record stands in ``scores.json``."""
+
+
 def _batch(
     plan: Plan, number: int, stages: Mapping[str, Stage], ledger: Ledger, base: Any, seen: Collection[str]
 ) -> dict[str, Any]:
     name = batch_name(number)
     facts = [fact for fact in plan.batches[number - 1] if fact["id"] not in seen]
     entry: dict[str, Any] = {"batch": number, "facts": len(plan.batches[number - 1])}
-    for kind, key in (("train", "training"), ("merge", "merge"), ("edit", "editing")):
+    for kind, key in STAGES.items():
         if f"{name}/{kind}" in stages and (record := ledger.record(stages[f"{name}/{kind}"])):
             entry[key] = {**record["result"], "seconds": record["seconds"]}
     if (raw := _optional(stages, f"{name}/edits")) is not None:
@@ -290,7 +294,7 @@ def cost(
 
     ``prepared`` that an earlier run left in the cache counts with what making it took then (``seconds_kept``).
     """
-    stages = [batch[key] for batch in batches for key in ("training", "merge", "editing") if key in batch]
+    stages = [batch[key] for batch in batches for key in EDITING if key in batch]
     stages += searches
     peaks = [stage["peak_memory_bytes"] for stage in stages if "peak_memory_bytes" in stage]
     facts = sum(batch["facts"] for batch in batches)

@@ -28,6 +28,7 @@ from kedit_glue.page.values import (
 )
 from kedit_glue.report import PROTOCOLS
 from kedit_glue.report_notes import mode_note
+from kedit_glue.result_fields import EDITING
 
 Document = Mapping[str, Any]
 ALONE = "edited, each batch alone"
@@ -297,8 +298,8 @@ def batch_times(document: Document) -> Drawn:
     if len(there) < 2:
         return Missing("batch_times", heading, "It takes two batches whose times were recorded.")
     series = [
-        Series(name, [Point(b["batch"], b[kind]["seconds"]) for b in there if kind in b])
-        for kind, name in EDITING.items()
+        Series(kind, [Point(b["batch"], b[kind]["seconds"]) for b in there if kind in b])
+        for kind in EDITING
         if any(kind in b for b in there)
     ]
     first, last = (sum(b[kind]["seconds"] for kind in EDITING if kind in b) for b in (there[0], there[-1]))
@@ -311,9 +312,6 @@ def batch_times(document: Document) -> Drawn:
         Axis("wall time", "s", (0.0, 0.0)),
         series,
     )
-
-
-EDITING = {"training": "training", "merge": "merge", "editing": "editing"}
 
 
 CURVES = Missing(
