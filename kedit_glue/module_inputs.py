@@ -34,7 +34,7 @@ def watch_inputs(
             if inputs.shape[:2] != real.shape:
                 raise ValueError(
                     f"{name} reads a tensor of shape {list(inputs.shape)} where the batch has "
-                    f"{list(real.shape)} tokens: experts that see some tokens only cannot be protected"
+                    f"{list(real.shape)} tokens: experts that see some tokens only have no moments"
                 )
             latest["input"], latest["name"] = inputs, name
             take(name, inputs[real])

@@ -83,5 +83,5 @@ def second_moments(
 
     same = watch_inputs(reader, owners, batches(), add)
     if unused := [name for name in modules if name not in sums and name not in same]:
-        raise ValueError(f"{unused[0]} was not used while the texts were read: it cannot be protected")
+        raise ValueError(f"{unused[0]} was not used while the texts were read: it has no moments")
     return sums, same, tokens

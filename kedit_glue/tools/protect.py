@@ -142,7 +142,7 @@ def matrices(model: Path, trainable: str, trust_remote_code: bool) -> dict[str, 
             continue
         module = known[name.rpartition(".")[0]]
         if not isinstance(module, torch.nn.Linear | Conv1D):
-            raise ValueError(f"protect works on linear layers; {name} belongs to a {type(module).__name__}")
+            raise ValueError(f"only linear layers have input directions; {name} belongs to a {type(module).__name__}")
         inputs_first = isinstance(module, Conv1D)
         found[name] = (parameter.shape[0 if inputs_first else 1], inputs_first)
     if not found:

@@ -154,7 +154,7 @@ def test_energy_gives_each_matrix_its_own_number(llama: Any) -> None:
 @pytest.mark.parametrize(
     ("trainable", "message"),
     [
-        ("embed_tokens", "protect works on linear layers; model.embed_tokens.weight belongs to a Embedding"),
+        ("embed_tokens", "only linear layers have input directions; model.embed_tokens.weight belongs to a Embedding"),
         (r"\.7\.mlp", "no matrix of the model matches '\\\\.7\\\\.mlp': check train.modules and train.layers"),
     ],
 )
