@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kedit_glue import facts
+from kedit_glue.recipe import load_recipe
 
 DATA = Path(__file__).resolve().parents[2] / "recipes" / "data"
 FACTS: list[dict[str, Any]] = json.loads((DATA / "demo_facts.json").read_text(encoding="utf-8"))
@@ -137,3 +138,12 @@ def test_erasure_facts_are_asked_once_and_given_away_nowhere() -> None:
     assert len(answers) == 20, "a held-out question finds its edit by the answer"
     assert [text for text in asked if any(answer in text.casefold() for answer in answers)] == []
     assert answers.isdisjoint(answer.casefold() for p in kept for answer in p.answers)
+
+
+def test_the_recipe_for_facts_about_subjects_has_facts_that_name_theirs() -> None:
+    """recipes/smollm2_subject.yaml: learning at the subject's tokens, and a regression mean."""
+    recipe = load_recipe(DATA.parent / "smollm2_subject.yaml")
+    assert recipe.train.tokens == "subject" and recipe.merge.regmean.on
+    edits = facts.load(Path(recipe.edits.source), recipe.edits.format, recipe.edits.limit).edits
+    assert len(edits) == recipe.edits.batch_size == 20
+    assert [edit.prompt for edit in edits if not edit.subject or edit.subject not in edit.prompt] == []
