@@ -62,6 +62,10 @@ class Rendered:
     """Keys of the rendered YAML whose value and type must be these."""
 
 
+EDITING = ("edit", "remember", "independent")
+"""Jobs that are told by which method they edit."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One thing to do, in a process of its own."""
@@ -99,9 +103,10 @@ class Stage:
     def pace(self) -> str:
         """Stages that take as long for a fact have the same, for the estimate of time: a rival's method, else the job's
         function."""
-        method = self.job.arguments.get("method")
-        ours = method not in methods.METHODS or method in methods.TRAINED
-        return self.job.function if ours else str(method)
+        if self.job.function not in EDITING:
+            return self.job.function
+        method = str(self.job.arguments["method"])
+        return self.job.function if method in methods.TRAINED else method
 
 
 @dataclass(frozen=True)

@@ -308,3 +308,9 @@ def test_the_estimate_knows_each_methods_pace(plan_of: PlanOf, method: str) -> N
     assert unknown == {"score"}, "all others are told from scoring, until they were measured"
     rival = method not in TRAINED
     assert (method in {one.pace for one in plan.stages}) == rival, "ROME's facts take longer than MEND's"
+
+
+@pytest.mark.parametrize("more", ["merge: {search: {space: ps, evaluations: 4}}", "train: {lora: {rank: 4}}", APART])
+def test_all_other_stages_are_told_by_what_they_do(plan_of: PlanOf, more: str) -> None:
+    plan = plan_of(more, facts=6)
+    assert [one.pace for one in plan.stages] == [one.job.function for one in plan.stages]
