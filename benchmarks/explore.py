@@ -28,9 +28,8 @@ import torch
 from llamafactory.third_party.muon import Muon
 
 from kedit_glue import corpus, facts, metrics, models, modules, questions, scores
-from kedit_glue.module_inputs import watch_inputs
 from kedit_glue.sample_losses import sample_losses
-from kedit_glue.tools import asking, moments, protect, scorer
+from kedit_glue.tools import asking, moments, protect, regmean, scorer
 from kedit_glue.tools.prepare import context_sentences, in_contexts
 
 METRICS = ("edit_success", "generalization", "locality")
@@ -309,29 +308,14 @@ class Bench:
 
     def regression_means(self, change: dict[str, Any], data: Any, tokens: Sequence[float]) -> dict[str, Any]:
         """As ``kedit_glue.tools.regmean`` for the tuned model, which the model is now, and the original."""
-        owners = {n: n.rpartition(".")[0] for n in change}
         self.directions(change, {"k": 1})  # reads the running text's moments
-        known = dict(self.model.named_modules())
-        sums: dict[str, Any] = {}
-
-        def add(name: str, rows: Any) -> None:
-            rows = rows.double()
-            sums[name] = sums.get(name, 0) + rows.T @ rows
-
-        batches = (
-            {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids)), "counted": counted}
-            for ids, _, _ in data
-            for counted in [torch.tensor([[0] + [1] * (len(ids) - 1)])]
-        )
-        same = watch_inputs(self.model, {o: known[o] for o in owners.values()}, batches, add)
+        rows, _ = regmean.inputs_of(self.model, list(change), [ids for ids, _, _ in data], lambda event: None)
         merged: dict[str, Any] = {f"regmean {count}": {} for count in tokens}
         for name, d in change.items():
-            facts = sums[same.get(owners[name], owners[name])]
+            facts = rows[name].double().T @ rows[name].double()
             text = torch.from_numpy(self.moments[None, None][name]).double() / self.tokens[None, None]
             for count in tokens:
-                both = facts + count * text
-                both.diagonal().add_(1e-6 * both.diagonal().mean())
-                merged[f"regmean {count}"][name] = d @ torch.linalg.solve(both, facts).T.float()
+                merged[f"regmean {count}"][name] = d @ regmean.weighed(facts, text, count).float()
         return merged
 
     def step(self, rows: Any, trained: Any, vectors: Any, optimizer: Any, s: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 WORKING_FOLDERS = "relative to the current folder or to the recipe's"
+CORPUS = f"a file that exists, {WORKING_FOLDERS}, a hub id owner/name, or null for the text that is shipped"
 
 Texts = tuple[Annotated[str, Field(strict=True, min_length=1)], ...]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from kedit_glue.recipe_keys import WORKING_FOLDERS, Section, Texts, key, number, switch, text, whole
+from kedit_glue.recipe_keys import CORPUS, WORKING_FOLDERS, Section, Texts, key, number, switch, text, whole
 from kedit_glue.recipe_values import check_layers
 
 Method = Literal[
@@ -91,7 +91,7 @@ class LocateAndEdit(Section):
     moments: str | None = text(
         None,
         "The general text whose second moments weigh directions (.jsonl, .json, .txt or a data set of the hub)",
-        f"a file that exists, {WORKING_FOLDERS}, a hub id owner/name, or null for the text that is shipped",
+        CORPUS,
     )
     moments_texts: int | None = whole(None, "How many texts of it are used, from its beginning", 1)
     moments_ridge: float = number(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field
 
 from kedit_glue.models import PACKAGED
-from kedit_glue.recipe_keys import WORKING_FOLDERS, Section, key, number, switch, text, whole
+from kedit_glue.recipe_keys import CORPUS, WORKING_FOLDERS, Section, key, number, switch, text, whole
 from kedit_glue.recipe_methods import Method, Methods
 from kedit_glue.recipe_score import Score
 from kedit_glue.recipe_search import Search
@@ -93,7 +93,7 @@ class Protect(Section):
     corpus: str | None = text(
         None,
         "The general text that the directions come from (.jsonl, .json, .txt or a data set of the hub)",
-        f"a file that exists, {WORKING_FOLDERS}, a hub id owner/name, or null for the text that is shipped",
+        CORPUS,
     )
     texts: int | None = whole(None, "How many texts of it are used, from its beginning", 1)
 
@@ -114,7 +114,7 @@ class RegMean(Section):
     corpus: str | None = text(
         None,
         "The general text (.jsonl, .json, .txt or a data set of the hub)",
-        f"a file that exists, {WORKING_FOLDERS}, a hub id owner/name, or null for the text that is shipped",
+        CORPUS,
     )
     texts: int | None = whole(None, "How many texts of it are used, from its beginning", 1)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from kedit_glue.recipe_keys import WORKING_FOLDERS, Section, Texts, key, number, switch, text, whole
+from kedit_glue.recipe_keys import CORPUS, WORKING_FOLDERS, Section, Texts, key, number, switch, text, whole
 from kedit_glue.recipe_values import no_repeats
 
 
@@ -37,7 +37,7 @@ class Fitness(Section):
     corpus: str | None = text(
         None,
         "The general text that perplexity is measured on (.jsonl, .json, .txt or a data set of the hub)",
-        f"a file that exists, {WORKING_FOLDERS}, a hub id owner/name, or null for the text that is shipped",
+        CORPUS,
     )
     texts: int = whole(8, "How many texts of it are used, from its beginning", 1, 100000)
     text_tokens: int = whole(64, "How many tokens of each text, from its beginning", 8, 4096)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import environment, metrics, once, records, scores, verdict
+from kedit_glue import environment, metrics, once, records, scores, training_trace, verdict
 from kedit_glue.batch_files import INDEPENDENT
 from kedit_glue.independent import together
 from kedit_glue.ledger import Ledger
@@ -331,11 +331,6 @@ def _traces(plan: Plan) -> dict[str, dict[str, Any]]:
     for stage in plan.stages:
         for file in stage.beside:
             if file.name == "trace.jsonl":
-                for trace in _trace(file):
+                for trace in training_trace.read(file):
                     found.setdefault(trace["id"], trace)
     return found
-
-
-def _trace(path: Path) -> list[dict[str, Any]]:
-    # not splitlines(): it also parts a fact's text where JSON does not
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 
+def read(file: Path) -> list[dict[str, Any]]:
+    """What ``Traces.write`` wrote, a sample each."""
+    # not splitlines(): it also parts a fact's text where JSON does not
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+
+
 @dataclass
 class Trace:
     """What training did for one sample: a fact's prompt, or a rephrasing that is trained on."""

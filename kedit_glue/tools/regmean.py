@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedit_glue import moments
+from kedit_glue import moments, training_trace
 from kedit_glue.tools import Emit, asking
 from kedit_glue.tools.protect import matched, matrices
 from kedit_glue.tools.reshape import reshaped
@@ -44,8 +44,12 @@ def regress(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     started = time.monotonic()
     texts = taught(job["traces"])
     statistics = json.loads(Path(job["moments"]).read_text(encoding="utf-8"))
-    inputs_first = {name: first for name, (_, first) in shapes_of(job).items()}
-    rows, counted = inputs_of(job, list(inputs_first), texts, emit)
+    shapes = matrices(Path(job["model"]), job["trainable"], job["trust_remote_code"])
+    inputs_first = {name: first for name, (_, first) in shapes.items()}
+    model, _ = asking.load(job["model"], job["device"], job["trust_remote_code"])
+    emit({"event": "loaded"})
+    rows, counted = inputs_of(model, list(inputs_first), texts, emit)
+    del model
     squares = {f"{what}_{when}": 0.0 for what in ("change", "facts_meet", "text_meets") for when in ("before", "after")}
     maps = Maps(rows, statistics, job["tokens"], job["device"])
 
@@ -70,29 +74,25 @@ def regress(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     return {"matrices": count, "texts": len(texts), "tokens": counted, **found, "seconds": seconds}
 
 
-def shapes_of(job: Mapping[str, Any]) -> dict[str, tuple[int, bool]]:
-    return matrices(Path(job["model"]), job["trainable"], job["trust_remote_code"])
-
-
 def taught(traces: Sequence[str]) -> list[list[int]]:
     """Token ids of each text that was taught, once; of what was rehearsed, too."""
     found: dict[tuple[int, ...], None] = {}
     for file in traces:
-        for line in Path(file).read_text(encoding="utf-8").split("\n"):
-            if line and not (tokens := json.loads(line).get("tokens")):
+        for trace in training_trace.read(Path(file)):
+            if not (tokens := trace.get("tokens")):
                 raise ValueError(
                     f"{file} does not say as which tokens its texts were taught (an earlier version wrote it): run the "
                     "same command with --force train"
                 )
-            elif line:
-                found[tuple(tokens)] = None
+            found[tuple(tokens)] = None
     return [list(text) for text in found]
 
 
 def inputs_of(
-    job: Mapping[str, Any], names: Sequence[str], texts: Sequence[Sequence[int]], emit: Emit
+    model: Any, names: Sequence[str], texts: Sequence[Sequence[int]], emit: Emit
 ) -> tuple[dict[str, Any], int]:
-    """Parameter name -> X [tokens, inputs], float32, of the merged model; matrices with the same input share it.
+    """Parameter name -> X [tokens, inputs], float32, in ``model``; matrices with the same input share it. And how many
+    tokens that is of.
 
     A text's first token is left out: attention rests on it whatever it says, and its input is the largest by far.
     """
@@ -100,8 +100,6 @@ def inputs_of(
 
     from kedit_glue.module_inputs import watch_inputs
 
-    model, _ = asking.load(job["model"], job["device"], job["trust_remote_code"])
-    emit({"event": "loaded"})
     owners = {name: name.rpartition(".")[0] for name in names}
     known = dict(model.named_modules())
     found: dict[str, list[Any]] = {}
@@ -124,7 +122,7 @@ def inputs_of(
             inner[:, 0] = torch.tensor([len(text) == 1 for text in some])
             counted += int(inner.sum())
             batch = {"input_ids": ids, "attention_mask": real, "counted": inner}
-            yield {key: value.to(job["device"]) for key, value in batch.items()}
+            yield {key: value.to(model.device) for key, value in batch.items()}
             emit({"event": "corpus", "position": min(start + TOGETHER, len(texts)), "of": len(texts)})
 
     same = watch_inputs(model, {owner: known[owner] for owner in owners.values()}, batches(), take)
@@ -158,8 +156,15 @@ class Maps:
             at = self.device if self.device != "mps" else "cpu"
             facts = rows.to(at).double()
             facts, text = facts.T @ facts, torch.from_numpy(moment).to(at).double() / tokens
-            both = facts + self.count * text
-            both.diagonal().add_(RIDGE * both.diagonal().mean())
-            found = torch.linalg.solve(both, facts).T
+            found = weighed(facts, text, self.count)
             self.latest = (rows, *(each.float().cpu() for each in (facts, text, found)))
         return self.latest
+
+
+def weighed(facts: Any, text: Any, count: float) -> Any:
+    """XᵀX (XᵀX + n C)⁻¹ of the facts' XᵀX and a token's C of general text; all [inputs, inputs], float64."""
+    import torch
+
+    both = facts + count * text
+    both.diagonal().add_(RIDGE * both.diagonal().mean())
+    return torch.linalg.solve(both, facts).T

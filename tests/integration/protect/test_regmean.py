@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 import pytest
 
-from kedit_glue.tools import editing, regmean
+from kedit_glue.tools import editing, protect, regmean
 
 pytestmark = pytest.mark.integration
 TAUGHT = [[5, 9, 17, 31], [5, 9, 40], [77, 3, 11, 12, 90]]
@@ -125,11 +125,13 @@ def test_everything_else_stays_bit_for_bit(bench: Any, tuned: Path) -> None:
 def test_many_tokens_are_kept_as_few_rows(bench: Any, tuned: Path) -> None:
     """More tokens than inputs: their R has the same inner products."""
     import torch
+    from transformers import AutoModelForCausalLM
 
-    job = job_of(bench, tuned, 5.0)
     chance = torch.Generator().manual_seed(0)
     texts = [torch.randint(2, 200, (20 + n % 3,), generator=chance).tolist() for n in range(60)]
-    rows, counted = regmean.inputs_of(job, list(regmean.shapes_of(job)), texts, quiet)
+    model = AutoModelForCausalLM.from_pretrained(tuned)
+    names = protect.matrices(tuned, bench.ffn, False)
+    rows, counted = regmean.inputs_of(model, list(names), texts, quiet)
     assert counted == 60 * 20
     for name, found in rows.items():
         every = inputs(tuned, name.rpartition(".")[0], texts)
