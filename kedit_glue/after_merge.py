@@ -45,3 +45,10 @@ def regressed(
     )
     job = Job(f"{title}: regression mean", "regmean", arguments, folder, "regmean", advice)
     return Prepared(job, output, settings, tuple(traces))
+
+
+def shares_left(result: Mapping[str, Any]) -> tuple[float, float]:
+    """Of the merge's change, the shares (0 to 1) that the taught facts and general text still meet after a ``regmean``
+    stage, whose ``result`` this is."""
+    facts, text = (result[f"{who}_after"] / max(result[f"{who}_before"], 1e-12) for who in ("facts_meet", "text_meets"))
+    return facts, text

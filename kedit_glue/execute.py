@@ -10,8 +10,10 @@ import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kedit_glue import environment
+from kedit_glue.after_merge import shares_left
 from kedit_glue.atomic import link_or_copy, new_folder
 from kedit_glue.keeping import Keeper
 from kedit_glue.ledger import NEW, Ledger, Todo
@@ -249,7 +251,7 @@ def show_plan(plan: Plan, runner: Runner, display: Display) -> None:
         display.say(f"       writes:  {stage.output}")
 
 
-def outcome(stage: Stage, result: Mapping[str, object]) -> str:
+def outcome(stage: Stage, result: Mapping[str, Any]) -> str:
     """What a stage's result says in a few words."""
     if stage.job.function == "train":
         facts = f"{result['learned']} of {result['facts']} facts learned"
@@ -257,37 +259,29 @@ def outcome(stage: Stage, result: Mapping[str, object]) -> str:
             facts = f"{result['facts']} facts trained"
         text = f", {facts} in {result['optimizer_steps']} steps"
         again = result.get("rehearsed")
-        if isinstance(again, dict) and again["shown"]:
+        if again and again["shown"]:
             text += f", {again['taught']} of {again['shown']} earlier ones taught again"
-        not_learned = result.get("not_learned")
-        if isinstance(not_learned, list) and not_learned:
-            text += f"; not learned: {listed([str(fact) for fact in not_learned], 5)}"
+        if result.get("not_learned"):
+            text += f"; not learned: {listed(result['not_learned'], 5)}"
         return text
     if stage.job.function == "edit":
-        took = float(str(result["seconds_editing"])) / max(stage.size, 1)
+        took = result["seconds_editing"] / max(stage.size, 1)
         return f", change's norm {result['task_vector_norm']:.2f}, {took:.1f} s a fact without loading and saving"
     if stage.job.function == "search":
         best, first = result["best"], result["first"]
-        assert isinstance(best, dict) and isinstance(first, dict)
         began = f" (the first: {first['fitness']:.3f})" if first["fitness"] is not None else ""
         failed = f", {result['failed']} failed" if result["failed"] else ""
         return f", candidate {best['number']} of {result['evaluations']} is best: {best['fitness']:.3f}{began}{failed}"
     if stage.job.function == "independent":
-        batches = result["batches"]
-        assert isinstance(batches, list)
-        took = sum(one["seconds"] + one["seconds_scoring"] for one in batches) / max(stage.size, 1)
+        took = sum(one["seconds"] + one["seconds_scoring"] for one in result["batches"]) / max(stage.size, 1)
         learned = f", {result['learned']} of {result['facts']} facts learned" if "learned" in result else ""
         return f"{learned}, {took:.1f} s a fact with its scores"
     if stage.job.function == "merge":
         tuned, merged = result["task_vector_norm_tuned"], result["task_vector_norm_merged"]
         return f", change's norm {tuned:.2f} -> {merged:.2f}, {result['density']:.0%} of the numbers differ"
     if stage.job.function == "regmean":
-        before, after = (
-            {what: float(str(result[f"{what}_{when}"])) for what in ("change", "facts_meet", "text_meets")}
-            for when in ("before", "after")
-        )
-        of_facts, of_text = (after[what] / max(before[what], 1e-12) for what in ("facts_meet", "text_meets"))
-        norm = f"change's norm {before['change']:.2f} -> {after['change']:.2f}"
+        of_facts, of_text = shares_left(result)
+        norm = f"change's norm {result['change_before']:.2f} -> {result['change_after']:.2f}"
         return f", {norm}; of the merge's change the facts meet {of_facts:.0%}, general text {of_text:.0%}"
     return ""
 

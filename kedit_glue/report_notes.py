@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from kedit_glue import methods
+from kedit_glue.after_merge import shares_left
 
 
 def notes(document: Mapping[str, Any]) -> list[str]:
@@ -59,10 +60,7 @@ def reshaping_note(document: Mapping[str, Any]) -> str:
     said = [found for batch in document["batches"] if "facts_meet_after" in (found := batch.get("reshaping") or {})]
     if not said:
         return ""
-    facts, text = (
-        fmean(found[f"{who}_after"] / max(found[f"{who}_before"], 1e-12) for found in said)
-        for who in ("facts_meet", "text_meets")
-    )
+    facts, text = map(fmean, zip(*map(shares_left, said), strict=True))
     return (
         f"each merge became a regression mean (merge.regmean): of its change the taught facts meet "
         f"{100 * facts:.0f} %, general text {100 * text:.0f} %"
