@@ -10,7 +10,7 @@ from kedit_glue import strict_yaml, study_grid, study_report, study_text, verdic
 from kedit_glue.page import facts, of_grid, ranking
 from kedit_glue.page.cells import BY, Cell, Measure, cells_of, measures
 from kedit_glue.page.content import Page, Section, Table, banner
-from kedit_glue.page.values import said
+from kedit_glue.page.values import names, said
 from kedit_glue.problems import listed
 from kedit_glue.report import counted
 from kedit_glue.study_report import About, Result
@@ -85,7 +85,7 @@ def tiles(cells: Sequence[Cell]) -> list[dict[str, str]]:
             continue
         top = ranking.best(measure, cells)
         most = "" if measure.name in BY else "least " if measure.better == "lower" else "most "
-        found.append({"title": f"{most}{measure.name}", "after": said(top[0].y), "before": ranking.names(top)})
+        found.append({"title": f"{most}{measure.name}", "after": said(top[0].y), "before": names(top)})
     return found
 
 

@@ -8,7 +8,7 @@ from kedit_glue.page import ranking
 from kedit_glue.page.cells import Cell, leading, no_general
 from kedit_glue.page.figure import Axis, Drawn, Figure, Missing, Point, Series
 from kedit_glue.page.of_run import NO_GENERAL_ALONE
-from kedit_glue.page.values import said
+from kedit_glue.page.values import names, said
 from kedit_glue.problems import listed
 from kedit_glue.report import counted
 from kedit_glue.standing import duration
@@ -101,4 +101,4 @@ def most_for_least(name: str, points: Sequence[Point]) -> str:
     """The highest of ``points``, of several equal ones that which took the least time first."""
     top = sorted(ranking.extreme(points), key=lambda p: float(p.x))
     more = " or more" if len(top) > 1 else ""
-    return f"Highest {name}: {ranking.names(top)}, {said(top[0].y)}, at {float(top[0].x):.2f} seconds a fact{more}."
+    return f"Highest {name}: {names(top)}, {said(top[0].y)}, at {float(top[0].x):.2f} seconds a fact{more}."

@@ -13,7 +13,7 @@ from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, leading, me
 from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series, percent
 from kedit_glue.page.of_batches import age_curve
 from kedit_glue.page.of_run import cross, trade_off
-from kedit_glue.page.values import AGREE_WITH_THEMSELVES, FORCED, KEPT, kept, point, said, task_kept, title
+from kedit_glue.page.values import AGREE_WITH_THEMSELVES, FORCED, KEPT, kept, names, point, said, task_kept, title
 from kedit_glue.report_search import chose
 from kedit_glue.study_report import About, Result
 
@@ -114,8 +114,8 @@ def highest_and_lowest(there: Sequence[Point]) -> str:
     high, low = ranking.extreme(there), ranking.extreme(there, lowest=True)
     if len(high) == len(there) > 1:
         return f"all {len(there)} cells have {said(high[0].y)}"
-    told = f"{ranking.names(high)} {ranking.are(high)} highest with {said(high[0].y)}"
-    return f"{told}, {ranking.names(low)} lowest with {said(low[0].y)}"
+    told = f"{names(high)} {ranking.are(high)} highest with {said(high[0].y)}"
+    return f"{told}, {names(low)} lowest with {said(low[0].y)}"
 
 
 def radar(about: About, cells: Sequence[Cell]) -> Drawn:

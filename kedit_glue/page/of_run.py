@@ -6,6 +6,7 @@ Percentages throughout; ends of intervals are 95 %.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from kedit_glue import metrics
@@ -21,6 +22,7 @@ from kedit_glue.page.values import (
     GENERATED,
     KEPT,
     kept,
+    names,
     point,
     said,
     task_kept,
@@ -37,6 +39,8 @@ TUNED_NOTE = (
     "The tuned model was not scored before its merge, so it has no line of its own: score.tuned: true in the recipe "
     "does that."
 )
+MOST = 6
+"""Trade-offs that a caption names."""
 
 
 def figures(document: Document) -> list[Drawn]:
@@ -258,17 +262,25 @@ def trade_off(
     series += [Series("others", others, quiet=True, line=False)] if others else []
     still = [p for p in shown if p.label in quiet]
     series += [Series(p.label, [p], quiet=True, line=False, shows_labels=True) for p in still]
-    told = "; ".join(f"{p.label}: {x.title} {said(float(p.x))}, {y.title} {said(p.y)}" for p in best[:6])
     return Figure(
         name,
         heading,
-        f"Best trade-offs, none of which another beats in both: {told}.",
+        f"Best trade-offs, none of which another beats in both: {named(best, x, y)}.",
         "points",
         x,
         y,
         series,
         "Up and to the right is better; lines across are 95 % intervals.",
     )
+
+
+def named(points: Sequence[Point], x: Axis, y: Axis) -> str:
+    """The first trade-offs with their values, those that are written alike together; ``points`` by ``x``."""
+    told = [
+        f"{names(list(alike))}: {x.title} {across}, {y.title} {up}"
+        for (across, up), alike in groupby(points, lambda p: (said(float(p.x)), said(p.y)))
+    ]
+    return "; ".join(told[:MOST]) + (f"; and {len(told) - MOST} more" if len(told) > MOST else "")
 
 
 # -- cost ---------------------------------------------------------------------------------------

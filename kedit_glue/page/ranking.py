@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kedit_glue.page.cells import BY, Cell, Measure, leading
 from kedit_glue.page.figure import Point
-from kedit_glue.page.values import said
+from kedit_glue.page.values import names, said
 from kedit_glue.report import counted
 from kedit_glue.report_search import chose
 
@@ -26,12 +26,6 @@ def extreme(points: Sequence[Point], lowest: bool = False) -> list[Point]:
     values = [p.y for p in points if p.y is not None]
     end = said(min(values) if lowest else max(values))
     return [p for p in points if p.y is not None and said(p.y) == end]
-
-
-def names(points: Sequence[Point]) -> str:
-    """The first by name, and how many more there are."""
-    first = points[0].label or points[0].x
-    return f"{first} and {len(points) - 1} more" if len(points) > 1 else str(first)
 
 
 def are(points: Sequence[Point]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -69,6 +69,12 @@ def task_kept(change: Mapping[str, Any]) -> float | None:
 
 def title(metric: str) -> str:
     return METRICS[metric].title
+
+
+def names(points: Sequence[Point]) -> str:
+    """The first by name, and how many more there are."""
+    first = points[0].label or points[0].x
+    return f"{first} and {len(points) - 1} more" if len(points) > 1 else str(first)
 
 
 def said(value: float | None) -> str:
