@@ -227,11 +227,13 @@ def _check_training(recipe: Recipe, draft: Draft) -> None:
     train = recipe.train
     shares = recipe.method in TRAINED and recipe.method != "locft_bf"  # which has a mini-batch of its own
     if shares and draft.sound(("train", "mini_batch"), ("edits", "batch_size")):
-        mini_batch, most = train.mini_batch, recipe.edits.batch_size + train.rehearse
+        texts = 1 + train.rephrasings + train.contexts  # of a fact, each a sample of its own
+        mini_batch, most = train.mini_batch, (recipe.edits.batch_size + train.rehearse) * texts
         if mini_batch > most:
             found = f"{mini_batch}, while edits.batch_size is {recipe.edits.batch_size}"
             found += f" and train.rehearse {train.rehearse}" if train.rehearse else ""
-            hint = "a mini-batch cannot hold more facts than an edit batch"
+            found += f", and a fact has {texts} texts" if texts > 1 else ""
+            hint = "a mini-batch cannot hold more texts than an edit batch"
             draft.add(("train", "mini_batch"), found, f"at most {most}", hint)
     if train.rehearse and train.from_ == "base" and draft.sound(("train", "rehearse"), ("train", "from")):
         found = f"{train.rehearse}, while train.from is base: that model was taught no earlier fact"

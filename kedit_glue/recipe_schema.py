@@ -202,7 +202,9 @@ class Train(Section):
         "one of breadth, depth",
     )
     epochs: int = whole(20, "How many times at most training goes over an edit batch, in epochs", 1, 1000)
-    mini_batch: int = whole(1, "How many facts one optimizer step takes", 1, 1024)
+    mini_batch: int = whole(
+        1, "How many texts one optimizer step takes, a fact and each of its rephrasings and contexts being one", 1, 1024
+    )
     inner_steps: int | None = whole(
         None,
         "At most so many optimizer steps in a row on one sample or mini-batch",

@@ -36,12 +36,17 @@ TOGETHER: list[tuple[str, str]] = [
     (
         "train: {mini_batch: 11}\n",
         ":5:9  train.mini_batch: 11, while edits.batch_size is 10; allowed: at most 10; "
-        "a mini-batch cannot hold more facts than an edit batch",
+        "a mini-batch cannot hold more texts than an edit batch",
     ),
     (
         "train: {mini_batch: 17, rehearse: 6}\n",
         ":5:9  train.mini_batch: 17, while edits.batch_size is 10 and train.rehearse 6; allowed: at most 16; "
-        "a mini-batch cannot hold more facts than an edit batch",
+        "a mini-batch cannot hold more texts than an edit batch",
+    ),
+    (
+        "train: {mini_batch: 49, rehearse: 6, rephrasings: 1, contexts: 1}\n",
+        ":5:9  train.mini_batch: 49, while edits.batch_size is 10 and train.rehearse 6, and a fact has 3 texts; "
+        "allowed: at most 48; a mini-batch cannot hold more texts than an edit batch",
     ),
     (
         "train: {rehearse: 6, from: base}\nmerge: {when: end}\n",
