@@ -204,7 +204,10 @@ def load_study(path: Path) -> Loaded:
 
 
 def load_cells(path: Path, values: Sequence[str], known: Mapping[str, frozenset[str]]) -> tuple[Loaded, list[Planned]]:
-    """``load_study`` and ``plan_cells``; RecipeError lists what is wrong with either."""
+    """``load_study`` and ``plan_cells``; RecipeError lists what is wrong with either.
+
+    What ``values`` change is then among what the study sets, but for where it writes.
+    """
     loaded, problems = _read(path)
     try:
         planned = plan_cells(loaded, values, known) if loaded else []
@@ -214,7 +217,10 @@ def load_cells(path: Path, values: Sequence[str], known: Mapping[str, frozenset[
         problems = [*problems, *error.problems]
     if loaded is None or problems:
         raise RecipeError(problems, str(path))
-    return loaded, planned
+    given = {_key_of(value): strict_yaml.parse_value(value.partition("=")[2], SET_PREFIX) for value in values}
+    given.pop("output", None)
+    study = loaded.study.model_copy(update={"set": {**loaded.study.set, **given}})
+    return replace(loaded, study=study), planned
 
 
 def _read(path: Path) -> tuple[Loaded | None, list[Problem]]:

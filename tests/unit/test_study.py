@@ -120,6 +120,15 @@ def test_a_study_tells_how_it_was_run(main: Main, bench: Bench) -> None:
     assert bench.document()["place"] == place
     report = (bench.folder / "report.html").read_text(encoding="utf-8")
     assert "kedit_glue.study" in report and "--set train.epochs=2" in report
+    assert bench.document()["set"] == {"edits.limit": 2, "train.epochs": 2}
+
+
+def test_what_the_command_line_says_is_said_of_every_cell(
+    main: Main, bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = f"output={tmp_path / 'far'}"
+    assert main("--dry-run", "--set", "edits.limit=1", "--set", "train.epochs=2", "--set", far) == 0
+    assert "in every cell: edits.limit=1, train.epochs=2\n" in capsys.readouterr().out
 
 
 def test_what_differs_before_training_shares_only_the_original_models_scores(main: Main, bench: Bench) -> None:
