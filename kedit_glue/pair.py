@@ -31,6 +31,7 @@ class Asked:
     facts: Path
     format: str = "auto"
     limit: int | None = None
+    skip: int = 0
     aspects: tuple[str, ...] = ("edit_success", "generalization", "portability", "locality")
     protocols: tuple[str, ...] = ("teacher_forced", "likelihood", "generated")
     template: str | None = None
@@ -123,7 +124,7 @@ def has_chat_template(model: Path) -> bool:
 
 def _facts(asked: Asked, base: Path, setup: Path, runner: Runner, display: Display) -> list[Fact]:
     """The facts that the base model's tokenizer can be asked about; what was left out is said."""
-    loaded = facts.load(asked.facts, asked.format, asked.limit)
+    loaded = facts.load(asked.facts, asked.format, asked.limit, asked.skip)
     for line in facts.summary(loaded):
         display.say(line)
     setup.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
     add("--edited", required=True, metavar="MODEL", help="the model after them")
     add("--facts", required=True, type=Path, metavar="FILE", help="JSON, JSONL or CSV; any format that recipes take")
     add("--format", default="auto", choices=("auto", *FORMATS), help="of the facts (auto: found out)")
-    add("--limit", type=whole, metavar="N", help="only the first N facts")
+    add("--limit", type=whole, metavar="N", help="only the first N facts, of those that --skip leaves")
+    add("--skip", type=whole, default=0, metavar="N", help="pass over the first N facts")
     add("--aspects", nargs="+", default=list(ASPECTS), choices=ASPECTS, help="what is asked (all)")
     add("--protocols", nargs="+", default=list(PROTOCOLS), choices=PROTOCOLS, help="how it is asked (all)")
     add("--template", choices=("bare", "chat"), help="for generated answers (chat where the base has a template)")
@@ -113,6 +114,7 @@ def score(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         options.facts,
         options.format,
         options.limit,
+        options.skip,
         tuple(options.aspects),
         tuple(options.protocols),
         options.template,

@@ -99,6 +99,20 @@ def test_two_models_are_scored_and_known_from_then_on(
     assert "again" in capsys.readouterr().out
 
 
+def test_facts_at_the_beginning_are_passed_over(
+    tiny_model: Path, edited: Path, facts_file: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--base", str(tiny_model), "--edited", str(edited), "--facts", str(facts_file)]
+    words += ["--protocols", "teacher_forced"]
+    assert score.main([*words, "--to", "all"]) == 0
+    assert score.main([*words, "--to", "one", "--skip", "3", "--limit", "1"]) == 0
+    every, one = (json.loads((place / name / "scores.json").read_text())["facts"] for name in ("all", "one"))
+    assert len(every) == 5 and one == [every[3]]
+    capsys.readouterr()
+    assert score.main([*words, "--skip", "5"]) == 2
+    assert "skip 5" in (said := capsys.readouterr().err) and "a number below the file's 5 sound facts" in said
+
+
 def test_damaged_answers_are_asked_for_again(
     tiny_model: Path, edited: Path, facts_file: Path, place: Path, stages_here: list[str]
 ) -> None:
