@@ -46,28 +46,33 @@ def read_corpus(corpus: str | None, texts: int | None = None) -> list[str]:
     """The first ``texts`` texts of ``corpus``, in order, without empty ones.
 
     ``corpus``: None (the text that is shipped), the path of a file, or a data set - a folder or hub id
-    ``owner/name``, with ``:split`` where that is not ``train`` - whose column ``text`` is read.
+    ``owner/name``, with ``:split`` where that is not ``train``, with ``:configuration:split`` where it has several
+    (``Salesforce/wikitext:wikitext-103-raw-v1:train``) - whose column ``text`` is read.
     ``texts`` None: all of a file, 1,000 of a data set. Raises CorpusError.
     """
     if corpus is None:
         return read_texts(shipped())[:texts]
     if Path(corpus).is_file():
         return read_texts(Path(corpus))[:texts]
-    name, _, split = corpus.partition(":")
-    if not Path(name).is_dir() and (not HUB_ID.fullmatch(name) or Path(name).suffix in FILES):
-        raise CorpusError(f"{corpus!r} is neither a file that exists nor a data set owner/name[:split]")
-    found = list(islice(_data_set(name, split or "train"), texts or FROM_DATA_SET))
+    name, *parts = corpus.split(":")
+    *configuration, split = parts or [""]
+    of_hub = HUB_ID.fullmatch(name) and Path(name).suffix not in FILES
+    if not (Path(name).is_dir() or of_hub) or len(configuration) > 1:
+        form = "owner/name[:split] or owner/name:configuration:split"
+        raise CorpusError(f"{corpus!r} is neither a file that exists nor a data set {form}")
+    found = list(islice(_data_set(name, "".join(configuration), split or "train"), texts or FROM_DATA_SET))
     if not found:
         raise CorpusError(f"data set {corpus} holds no text")
     return found
 
 
-def _data_set(name: str, split: str) -> Iterator[str]:
+def _data_set(name: str, configuration: str, split: str) -> Iterator[str]:
     """The column ``text`` of a data set, streamed: no more is read than is asked for."""
     import datasets
 
+    which = f"configuration {configuration}, split {split}" if configuration else f"split {split}"
     try:
-        for record in datasets.load_dataset(name, split=split, streaming=True):
+        for record in datasets.load_dataset(name, configuration or None, split=split, streaming=True):
             text = record.get("text")
             if "text" not in record:
                 raise CorpusError(f"data set {name} has no column 'text'; its columns are {', '.join(record)}")
@@ -77,7 +82,7 @@ def _data_set(name: str, split: str) -> Iterator[str]:
         raise
     except Exception as error:  # the library raises some ten kinds, from its own to those of the network's
         raise CorpusError(
-            f"data set {name} (split {split}) cannot be read: {type(error).__name__}: {error}. "
+            f"data set {name} ({which}) cannot be read: {type(error).__name__}: {error}. "
             "Offline only a file, a folder or a data set fetched before will do"
         ) from error
 

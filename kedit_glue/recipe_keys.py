@@ -7,7 +7,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 WORKING_FOLDERS = "relative to the current folder or to the recipe's"
-CORPUS = f"a file that exists, {WORKING_FOLDERS}, a hub id owner/name, or null for the text that is shipped"
+CORPUS = (
+    f"a file that exists, {WORKING_FOLDERS}, a data set of the hub (owner/name, owner/name:split or "
+    "owner/name:configuration:split), or null for the text that is shipped"
+)
 
 Texts = tuple[Annotated[str, Field(strict=True, min_length=1)], ...]
 

@@ -29,6 +29,8 @@ from kedit_glue.tools.reshape import WEIGHTS
 if TYPE_CHECKING:
     from kedit_glue.tools.editors import Moments
 
+SINGULAR = 1e7
+"""A condition number at which a matrix's inverse has no digit left in float32."""
 NO_MOMENTS: Mapping[str, Any] = {"files": {}}
 
 
@@ -74,12 +76,23 @@ def moments(job: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     seconds = round(time.monotonic() - started, 3)
     source = "computed" if new else "from the cache"
     emit({"event": "say", "text": f"second moments over {tokens:,} tokens {source} in {seconds:.1f} s{said}"})
+    if singular := [name for name, (_, ridged) in conditions.items() if ridged > SINGULAR]:
+        emit({"event": "say", "text": warned(singular[0], tokens, shapes[singular[0]])})
     return {
         "tokens": tokens,
         "seconds": seconds,
         "seconds_kept": kept,
         **({"condition": conditions} if conditions else {}),
     }
+
+
+def warned(module: str, tokens: int, inputs: int) -> str:
+    """What an editor that inverts a singular moment does to a model, and what to do about it."""
+    return (
+        f"warning: the second moments of {module} are singular ({tokens:,} tokens of text for {inputs:,} inputs): "
+        "edits go where the text never goes, and destroy the model. Set moments_ridge (0.01) or a longer text "
+        "(moments, moments_texts) in the method's section"
+    )
 
 
 def _ratio(largest: float, smallest: float) -> float:

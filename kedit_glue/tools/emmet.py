@@ -10,20 +10,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+DEPENDENT = 1e-10
+"""Smallest over largest eigenvalue of K_Eᵀ C0⁻¹ K_E at which float32 keys are no longer told apart."""
 
-def closed_form(keys: Any, residuals: Any, moment: Any, ridge: float = 0.0) -> Any:
+
+def closed_form(keys: Any, residuals: Any, moment: Any, ridge: float = 0.0, names: Sequence[str] = ()) -> Any:
     """The matrix to add to W0 [outputs, inputs], in float64.
 
     ``keys`` K_E [inputs, facts], ``residuals`` V_E - W0 K_E [outputs, facts], ``moment`` C0 [inputs, inputs], symmetric
-    and positive definite; ``ridge`` is added to the diagonal of K_Eᵀ C0⁻¹ K_E, where keys are nearly the same. Raises
-    torch.linalg.LinAlgError for a singular C0, or for keys that depend on each other with a ridge of 0.
+    and positive definite; ``ridge`` is added to the diagonal of K_Eᵀ C0⁻¹ K_E, where keys are nearly the same;
+    ``names`` are the facts', for messages. Raises torch.linalg.LinAlgError for a singular C0, ValueError for keys that depend on each other.
     """
     import torch
 
     keys, residuals, moment = keys.double(), residuals.double(), moment.double()
     weighed = torch.linalg.solve(moment, keys)  # C0⁻¹ K_E
     inner = keys.T @ weighed + ridge * torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device)
+    values = torch.linalg.eigvalsh(inner)
+    if values[0] <= DEPENDENT * values[-1]:
+        raise ValueError(
+            f"no change gives every fact its value: {_nearest(inner, names)} have the same key, as where two prompts "
+            "are alike up to their subject; set methods.emmet.emmet_lambda (0.1), or edit them in two batches"
+        )
     return residuals @ torch.linalg.solve(inner, weighed.T)
+
+
+def _nearest(inner: Any, names: Sequence[str]) -> str:
+    """The two facts whose keys are nearest to each other, by the cosine that ``inner`` [facts, facts] gives."""
+    lengths = inner.diagonal().sqrt()
+    cosines = (inner / lengths / lengths[:, None]).fill_diagonal_(-1.0)
+    one, other = sorted(divmod(int(cosines.argmax()), len(cosines)))
+    return f"{names[one]} and {names[other]}" if names else f"facts {one + 1} and {other + 1}"
 
 
 def edit(
@@ -61,7 +78,7 @@ def edit(
         moment = hparams.mom2_update_weight * moments[name].double()
         moment += hparams.update_norm_lambda * torch.eye(len(moment), dtype=torch.float64, device=moment.device)
         share = (wanted - now) / (len(hparams.layers) - position)
-        change = closed_form(keys, share, moment, hparams.emmet_lambda)
+        change = closed_form(keys, share, moment, hparams.emmet_lambda, [request["id"] for request in requests])
         weight = model.get_parameter(f"{name}.weight")
         with torch.no_grad():
             weight += memit.upd_matrix_match_shape(change, weight.shape).to(weight.dtype)

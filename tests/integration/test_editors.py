@@ -70,12 +70,34 @@ def test_rome_edits_a_model_in_bf16(run: Any, bits: Any, tmp_path: Path, more: t
     assert [n for n in after if before[n] != after[n]] == [name]
 
 
+MODULE_NAMES = {
+    *("rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module")
+}
+VALUE_SEARCH = {
+    *("fact_token", "v_num_grad_steps", "v_lr", "v_loss_layer", "v_weight_decay", "clamp_norm_factor", "kl_factor")
+}
+STATISTICS = {*("mom2_adjustment", "mom2_update_weight", "mom2_dataset", "mom2_n_samples", "mom2_dtype", "stats_dir")}
+ALWAYS = {"alg_name", "model_name", "device", "layers"}
+MAIN_NEEDS = {
+    "ft_m": {
+        *("num_steps", "lr", "weight_decay", "kl_factor", "norm_constraint", "objective_optimization"),
+        *(ALWAYS | MODULE_NAMES),
+    },
+    "emmet": {"layer_selection", *(ALWAYS | MODULE_NAMES | VALUE_SEARCH | STATISTICS)},
+}
+"""What EasyEdit's main has no default for: models/ft/ft_hparams.py, models/emmet/emmet_hparams.py at 14cea82."""
+MAIN_TAKES = {"ft_m": set(), "emmet": {"update_norm_lambda", "emmet_lambda"}}
+"""And what it takes besides, with batch_size, max_length and model_parallel; a key of any other name it refuses."""
+
+
 def easyedit_reads(file: Path, method: str) -> None:
-    """EasyEdit's own ``from_hparams`` takes the YAML as it stands (what only its main has, in its form)."""
+    """EasyEdit's own ``from_hparams`` takes the YAML as it stands; of what only its main has, its fields' names."""
     from kedit_glue.tools import easyedit_compat, editors
 
     if method in editors.ONLY_MAIN:
-        assert yaml.safe_load(file.read_text(encoding="utf-8"))["layers"]
+        keys = set(yaml.safe_load(file.read_text(encoding="utf-8")))
+        assert keys >= MAIN_NEEDS[method]
+        assert keys <= MAIN_NEEDS[method] | MAIN_TAKES[method] | {"batch_size", "max_length", "model_parallel"}
         return
     kind = getattr(easyedit_compat.editor(editors.MODULES[method]), editors.HPARAMS[method])
     read = kind.from_hparams(str(file))
@@ -207,6 +229,23 @@ def test_closed_form_meets_every_value_and_is_rome_for_one_fact() -> None:
     other = change + 0.1 * torch.randn(5, 8).double() @ (torch.eye(8).double() - keys @ torch.linalg.pinv(keys))
     assert torch.allclose((start + other) @ keys, values)
     assert (change @ texts).norm() < (other @ texts).norm()
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-8])
+def test_facts_of_one_key_are_named(apart: float) -> None:
+    import torch
+
+    from kedit_glue.tools.emmet import closed_form
+
+    torch.manual_seed(0)
+    keys, residuals = torch.randn(8, 3), torch.randn(5, 3)
+    keys[:, 2] = keys[:, 0] * (1 + apart)
+    with pytest.raises(ValueError, match=r"^no change gives .*: a and c have the same key, .*emmet_lambda \(0\.1\)"):
+        closed_form(keys, residuals, torch.eye(8), names=["a", "b", "c"])
+    with pytest.raises(ValueError, match="facts 1 and 3 have the same key"):
+        closed_form(keys, residuals, torch.eye(8))
+    softened = closed_form(keys, residuals, torch.eye(8), ridge=0.1)
+    assert softened.norm() < 10 * residuals.norm()
 
 
 def test_emmet_with_one_fact_is_easyedits_rome(tiny_model: Path) -> None:

@@ -263,15 +263,48 @@ def means_after(folder: Path, name: str) -> float:
 # -- both ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["mend", "serac"])
-def test_easyedit_reads_the_yaml_by_itself(run: Any, method: str) -> None:
+def training_settings(method: str, file: Path) -> Any:
+    """What EasyEdit's trainer reads in the YAML."""
     from kedit_glue.tools import easyedit_compat, learned
 
-    folder = run(method, "--dry-run")
-    package = easyedit_compat.trainer().__name__
     module, kind = learned.HPARAMS[method]
-    hparams = getattr(importlib.import_module(f"{package}.training_hparams.{module}"), kind)
-    read = hparams.from_hparams(str(folder / "base" / "editor.yaml"))
+    package = easyedit_compat.trainer().__name__
+    return getattr(importlib.import_module(f"{package}.training_hparams.{module}"), kind).from_hparams(str(file))
+
+
+@pytest.mark.parametrize("model", ["llama2_7b_chat", "llama3_8b"])
+@pytest.mark.parametrize("method", ["mend", "serac"])
+def test_published_settings_are_read_by_easyedit(tmp_path: Path, model: str, method: str) -> None:
+    from kedit_glue import learned
+    from kedit_glue.recipe import load_recipe
+    from kedit_glue.render import render
+    from kedit_glue.tools import easyedit_compat
+
+    root = Path(__file__).parents[2]
+    trains_on = f"methods.{method}.train_facts={root}/recipes/data/demo_facts.json"
+    recipe = load_recipe(root / "recipes" / "methods" / f"{model}.yaml", [f"method={method}", trains_on])
+    content = learned.training_hparams(recipe, recipe.model, 32, None)
+    file = tmp_path / "editor.yaml"
+    file.write_text(render("editor.yaml", {"title": "", "source": "", "hparams": content}), encoding="utf-8")
+    read = training_settings(method, file)
+    assert (read.alg, read.max_iters, read.early_stop_key) == (method.upper(), 100000, "edit/acc_val")
+    if method == "mend":
+        content = learned.editing_hparams(recipe, recipe.model, 32, None)
+        file = tmp_path / "edit.yaml"
+        file.write_text(
+            render("edit.yaml", {"batch": 1, "facts": 1, "title": "", "hparams": content}), encoding="utf-8"
+        )
+        assert easyedit_compat.editor("mend").MENDHyperParams.from_hparams(str(file)).inner_params == [
+            f"model.layers.{layer}.mlp.{name}_proj.weight" for layer in (29, 30, 31) for name in ("gate", "up", "down")
+        ]
+
+
+@pytest.mark.parametrize("method", ["mend", "serac"])
+def test_easyedit_reads_the_yaml_by_itself(run: Any, method: str) -> None:
+    from kedit_glue.tools import easyedit_compat
+
+    folder = run(method, "--dry-run")
+    read = training_settings(method, folder / "base" / "editor.yaml")
     assert (read.alg, read.lr, type(read.lr)) == (method.upper(), {"mend": 1e-4, "serac": 1e-3}[method], float)
     if method == "mend":
         own = easyedit_compat.editor("mend").MENDHyperParams

@@ -43,7 +43,7 @@ def test_a_bad_file(tmp_path: Path, name: str, content: str, message: str) -> No
         read_corpus(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("given", ["nowhere", "nowhere/corpus.txt", "a/b/c", "../x/y"])
+@pytest.mark.parametrize("given", ["nowhere", "nowhere/corpus.txt", "a/b/c", "../x/y", "a/b:c:d:e"])
 def test_what_can_be_neither_a_file_nor_a_data_set(given: str) -> None:
     with pytest.raises(CorpusError, match="is neither a file that exists nor a data set owner/name"):
         read_corpus(given)
@@ -66,3 +66,4 @@ def test_names_for_files() -> None:
     assert name_of(None) == "background_text"
     assert name_of("some/where/my.texts.jsonl") == "my.texts"
     assert name_of("owner/name:validation") == "owner_name_validation"
+    assert name_of("owner/name:raw:train") == "owner_name_raw_train"

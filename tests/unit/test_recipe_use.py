@@ -350,6 +350,7 @@ def test_a_path_that_could_be_two_is_refused(folder: Path, load: Load, problems:
         ("./texts/own.txt", "{folder}/texts/own.txt"),
         ("owner/name", "owner/name"),
         ("'owner/name:validation'", "owner/name:validation"),
+        ("'owner/name:raw:validation'", "owner/name:raw:validation"),
     ],
 )
 def test_a_corpus_is_a_file_or_a_data_set(written: str, expected: str | None, folder: Path, load: Load) -> None:

@@ -35,6 +35,21 @@ def test_texts_of_a_data_set(data_set: Path) -> None:
     assert read_corpus(str(data_set)) == ["one", "two", "three"]
 
 
+def test_a_data_set_of_several_configurations(data_set: Path) -> None:
+    """As WikiText and Wikipedia have them: none is the default."""
+    (data_set / "README.md").write_text(
+        "---\nconfigs:\n"
+        "- {config_name: raw, data_files: train.jsonl}\n"
+        "- {config_name: clean, data_files: test.jsonl}\n---\n"
+    )
+    assert read_corpus("owner/name:raw:train") == ["one", "two", "three"]
+    assert read_corpus("owner/name:clean:train") == ["other"]
+    with pytest.raises(CorpusError, match=r"(?s)owner/name \(split train\) cannot be read: .*raw.*clean"):
+        read_corpus("owner/name")
+    with pytest.raises(CorpusError, match=r"owner/name \(configuration dirty, split train\) cannot be read: .*dirty"):
+        read_corpus("owner/name:dirty:train")
+
+
 def test_no_more_is_read_than_is_asked_for(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kedit_glue.corpus.FROM_DATA_SET", 2)
     assert read_corpus("owner/name") == ["one", "two"]
