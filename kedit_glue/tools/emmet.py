@@ -19,7 +19,8 @@ def closed_form(keys: Any, residuals: Any, moment: Any, ridge: float = 0.0, name
 
     ``keys`` K_E [inputs, facts], ``residuals`` V_E - W0 K_E [outputs, facts], ``moment`` C0 [inputs, inputs], symmetric
     and positive definite; ``ridge`` is added to the diagonal of K_Eᵀ C0⁻¹ K_E, where keys are nearly the same;
-    ``names`` are the facts', for messages. Raises torch.linalg.LinAlgError for a singular C0, ValueError for keys that depend on each other.
+    ``names`` are the facts', for messages. Raises torch.linalg.LinAlgError for a singular C0, ValueError for keys that
+    depend on each other.
     """
     import torch
 

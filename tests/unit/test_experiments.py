@@ -32,7 +32,7 @@ CELLS = {
     "layer_sweep_llama3": 3 * 32,
     "layer_sweep_smollm2": 3 * 30,
     "merge_strategies": 13,
-    "methods": 12,
+    "methods": 13,
     "merge_search_smollm2": 12,
     "methods_search": 28,
     "moments_smollm2": 2 * 2 * 2,
