@@ -49,8 +49,8 @@ def said_of(left: Sequence[Planned], guesses: Mapping[str, Expected], known: int
     free = shutil.disk_usage(existing(left[0].folder)).free
     which = f"{len(guesses)} of {len(left)} cells" if unknown else f"{len(left)} cells"
     text = (
-        f"{which}: about {duration(total.seconds)} one after another and {total.size / 1e9:.1f} GB at most, by the "
-        f"{known} that are done (in proportion to their facts); {free / 1e9:.0f} GB are free"
+        f"{which}: about {duration(total.seconds)} one after another and {total.size / 1e9:.1f} GB, by the {known} "
+        f"that are done (time in proportion to their facts, disk to their batches); {free / 1e9:.0f} GB are free"
     )
     if unknown:
         text += (
@@ -66,7 +66,9 @@ def expected_of(left: Sequence[Planned], known: Sequence[Measured], made: set[tu
     for each in left:
         work = set(shared(each.recipe).items())
         count = fact_count(each.recipe.edits) if any(one.method == each.recipe.method for one in known) else None
-        guess = expected(each.recipe.method, count, known, {kind for kind, _ in work & made})
+        guess = expected(
+            each.recipe.method, count, each.recipe.edits.batch_size, known, {kind for kind, _ in work & made}
+        )
         made = made | work
         if guess is not None:
             found[each.cell.name] = guess
@@ -84,7 +86,7 @@ def of_folder(planned: Planned, done: Documents) -> Measured:
             continue
         if record is not None and (kind := kind_of(record["stage"])) in kinds:
             seconds[kind] = seconds.get(kind, 0.0) + record["seconds"]
-    return measured(done[planned.cell.name], disk_use(planned.folder).own, seconds)
+    return measured(done[planned.cell.name], disk_use(planned.folder), seconds)
 
 
 @cache

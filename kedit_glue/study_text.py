@@ -167,7 +167,8 @@ def markdown(document: Mapping[str, Any], picture: str = "") -> str:
 
 
 def edits_note(cells: Sequence[Mapping[str, Any]]) -> str:
-    return SEEDS_NOTE if any("runs" in row for row in cells) else EDITS_NOTE
+    several = any(len(row.get("runs", ())) + len(row.get("lacking", ())) > 1 for row in cells)
+    return SEEDS_NOTE if several else EDITS_NOTE
 
 
 def remembering(cells: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ import yaml
 from kedit_glue import job, on_ray, records, study
 from kedit_glue.execute import NoRoom
 from kedit_glue.on_ray import Run
+from kedit_glue.page import write
 from kedit_glue.problems import CannotStart
 from kedit_glue.progress import Display
 from kedit_glue.ray_task import Outcome
@@ -295,6 +296,15 @@ def test_a_seeds_cause_is_kept(main: Main, bench: Bench, seeds: list[int]) -> No
     assert "no such thing" in causes(bench)[0]
 
 
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_the_page_is_written_again_from_the_table(main: Main, bench: Bench, seeds: list[int]) -> None:
+    bench.write(seeds=seeds, axes={"merge.parameters.weight": [0.7]})
+    assert main() == 0
+    _, results = write.study(bench.folder)
+    assert [(one.cell, one.cause) for one in results] == [(f"weight-0.7_seed-{seed}", "") for seed in seeds]
+    assert all(one.document for one in results)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"set": {"edits.limit": 2}, "cells": [{"cell": "weight-0.4"}, 3]}'])
 def test_a_table_that_cannot_be_read_tells_no_causes(main: Main, bench: Bench, text: str) -> None:
     bench.folder.mkdir(parents=True)
@@ -482,7 +492,9 @@ def test_a_dry_run_says_what_the_rest_will_take(bench: Bench, main: Main, capsys
     assert main("--dry-run") == 0
     out = capsys.readouterr().out
     assert out.count("       takes:  about ") == 2
-    assert "still to do: 2 cells: about " in out and "by the 1 that are done (in proportion to their facts)" in out
+    assert (
+        "still to do: 2 cells: about " in out and "by the 1 that are done (time in proportion to their facts, " in out
+    )
 
 
 def test_an_estimate_counts_what_cells_share_once(bench: Bench, main: Main, capsys: Any) -> None:
