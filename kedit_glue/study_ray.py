@@ -14,7 +14,7 @@ from kedit_glue.progress import Display
 from kedit_glue.ray_task import Order
 from kedit_glue.run import terminated_as_interrupted
 from kedit_glue.study_file import Planned
-from kedit_glue.study_shared import on_original
+from kedit_glue.study_shared import FIRST, kind_of, shared
 
 
 def run_cells(
@@ -22,8 +22,8 @@ def run_cells(
 ) -> list[Run]:
     """Run the cells, as many at once as the cluster has room for; returns them with their outcomes.
 
-    ``beside``: folders of other cells, whose finished stages are taken over. Stages on the original model that several
-    cells have are waited for in one of them, so that the others find them.
+    ``beside``: folders of other cells, whose finished stages are taken over. What several cells would do alike (stages
+    on the original model, the first batch's training) is waited for in one of them, so that the others find it.
     """
     runs = runs_of(recipe, cells, beside)
     ray = on_ray.connect(address)
@@ -62,14 +62,15 @@ def runs_of(recipe: Path, cells: Sequence[Planned], beside: Sequence[Path]) -> l
 
 
 class Turns:
-    """Which cells may begin: of those that have work on the original model in common one goes ahead."""
+    """Which cells may begin: of those that have work in common (``study_shared``) one goes ahead."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
-        self.work = {run.order.name: on_original(run.recipe) for run in runs}
+        self.work = {run.order.name: set(shared(run.recipe).items()) for run in runs}
         self.begun: dict[str, int] = {}
         """Cell that was handed out -> bytes that its events had then."""
-        self.passed: set[str] = set()
+        self.passed: set[tuple[str, str]] = set()
+        """Cell and kind of work that it has behind it."""
 
     def ready(self, run: Run) -> bool:
         """Whether a run may begin; one that may is taken to begin now."""
@@ -82,31 +83,38 @@ class Turns:
     def _free(self, work: tuple[str, str], run: Run) -> bool:
         """Whether a cell has done this, or it is this run's turn to do it."""
         those = [other for other in self.runs if work in self.work[other.order.name]]
-        return any(map(self.ahead, those)) or run is next(each for each in those if each.outcome is None)
+        ahead = any(self.ahead(other, work[0]) for other in those)
+        return ahead or run is next(each for each in those if each.outcome is None)
 
-    def ahead(self, run: Run) -> bool:
-        """Whether a run has done what it does with the original model alone."""
+    def ahead(self, run: Run, kind: str) -> bool:
+        """Whether a run has work of this kind behind it."""
         name = run.order.name
-        if name not in self.passed and name in self.begun:
+        if (name, kind) not in self.passed and name in self.begun:
             done = run.outcome is not None and run.outcome.done
-            if done or batch_begun(events_of(run), self.begun[name]):
-                self.passed.add(name)
-        return name in self.passed
+            if done or is_behind(kind, stages_begun(events_of(run), self.begun[name])):
+                self.passed.add((name, kind))
+        return (name, kind) in self.passed
+
+
+def is_behind(kind: str, begun: Sequence[str]) -> bool:
+    """Whether stages of batches were begun (their names) that come after work of this kind."""
+    return any(kind != FIRST or kind_of(stage) != FIRST for stage in begun)
 
 
 def events_of(run: Run) -> Path:
     return Path(run.order.folder) / "events.jsonl"
 
 
-def batch_begun(events: Path, position: int) -> bool:
-    """Whether a stage of a batch was started, by the events from this byte on."""
+def stages_begun(events: Path, position: int) -> list[str]:
+    """Names of the stages of batches that were started, by the events from this byte on."""
     try:
         with events.open("rb") as file:
             file.seek(position)
             lines = file.read().splitlines()
     except OSError:
-        return False
-    return any(event.get("event") == "stage_started" and event.get("batch") for event in map(read, lines))
+        return []
+    started = (event for event in map(read, lines) if event.get("event") == "stage_started" and event.get("batch"))
+    return [str(event.get("stage")) for event in started]
 
 
 def read(line: bytes) -> dict[str, object]:

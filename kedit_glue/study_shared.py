@@ -49,8 +49,3 @@ def shared(recipe: Recipe) -> dict[str, str]:
     if recipe.keep == "all" and recipe.edits.mode == "sequential":
         found[FIRST] = hashed([*original, edits, method, train])
     return found
-
-
-def on_original(recipe: Recipe) -> set[tuple[str, str]]:
-    """Of what is shared that which is done with the original model alone, before the first batch."""
-    return {(kind, mark) for kind, mark in shared(recipe).items() if kind != FIRST}

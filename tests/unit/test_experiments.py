@@ -93,6 +93,11 @@ def edited(place: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def without_subject(name: str) -> dict[str, Any]:
+    """As some of KnowEdit's: the prompt calls the subject by another name."""
+    return edited("the old town", subject=f"{name}'s centre")
+
+
 def passage(place: str) -> dict[str, Any]:
     """WikiBio."""
     text = {"concept": place, "text": f"This is a passage about {place}. {place} is", "labels": "a quiet town."}
@@ -137,7 +142,8 @@ def files() -> dict[str, Any]:
     """What the headers of the large studies say lies in ``data/``."""
     known = "data/benchmark"
     made: dict[str, Any] = {"data/zsre_mend_train.json": [mend_zsre(t) for t in towns("Zell")]}
-    made[f"{known}/ZsRE/ZsRE-test-all.json"] = [edited(t, rephrase_prompt=f"Who runs {t}?") for t in towns("Zsir")]
+    zsre = [edited(t, rephrase_prompt=f"Who runs {t}?") for t in towns("Zsir")]
+    made[f"{known}/ZsRE/ZsRE-test-all.json"] = [*zsre, without_subject("ZsRE")]
     for folder, file, make in (
         ("wiki_recent", "recent_{}.json", edited),
         ("wiki_counterfact", "{}_cf.json", edited),
@@ -145,7 +151,9 @@ def files() -> dict[str, Any]:
         ("convsent", "blender_{}.json", topic),
     ):
         for split in ("test", "train"):
-            made[f"{known}/{folder}/{file.format(split)}"] = [make(t) for t in towns(f"{folder}{split}".title())]
+            facts = [make(t) for t in towns(f"{folder}{split}".title())]
+            elsewhere = [without_subject(f"{folder}{split}")] if make is edited else []
+            made[f"{known}/{folder}/{file.format(split)}"] = [*facts, *elsewhere]
     forget = [question(t, t[::-1]) for t in towns("Hidden")]
     kept = [{"question": f"Where is {t}?", "target_new": "there", "ground_truth": "there"} for t in towns("Kept")]
     made[f"{known}/Sanitation/trivia_qa_train.json"] = {"K_F": forget, "K_R": kept}
@@ -193,11 +201,12 @@ def plan(loaded: Loaded, chosen: Sequence[Cell] = ()) -> list[Planned]:
     return plan_cells(replace(loaded, cells=chosen or loaded.cells), (), NAMES)
 
 
-def methods_of(loaded: Loaded) -> dict[str, Cell]:
-    """For each method the first cell that names it; the recipe's own counts as one."""
-    found: dict[str, Cell] = {}
+def methods_of(loaded: Loaded) -> dict[tuple[str, ...], Cell]:
+    """For each method, merge method and file of facts the first cell that names them; the recipe's own count as one."""
+    found: dict[tuple[str, ...], Cell] = {}
     for cell in loaded.cells:
-        found.setdefault(str(cell.settings.get("method", "")), cell)
+        keys = ("method", "merge.method", "edits.source")
+        found.setdefault(tuple(str(cell.settings.get(key, "")) for key in keys), cell)
     return found
 
 
