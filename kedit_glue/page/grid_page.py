@@ -115,7 +115,7 @@ def sections(about: About, results: Sequence[Result], answers: Mapping[str, str]
             "Each point is a cell. On the Pareto front are the cells that no other beats in both.",
             places=("success_locality", "success_general", "generalization_locality", *of_grid.MORE_PAIRS),
         ),
-        Section("compare", "Compared", places=("less", "general", "retention_curve")),
+        Section("compare", "Compared", places=("less", "general", "retention_curve", "retention")),
         Section("cost", "Cost", places=("cost", "worth")),
         Section(
             "cells",

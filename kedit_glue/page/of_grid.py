@@ -9,9 +9,9 @@ from typing import Any
 from kedit_glue import metrics, study_report
 from kedit_glue.page import of_cost, ranking
 from kedit_glue.page.along import curves
-from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, leading, measures, no_general, shares, slug
+from kedit_glue.page.cells import HARMONIC, Cell, ability, cells_of, leading, measures, no_general, shares, slug, slugs
 from kedit_glue.page.figure import SHARES, Axis, Drawn, Figure, Missing, Point, Series, percent
-from kedit_glue.page.of_batches import age_curve
+from kedit_glue.page.of_batches import age_curve, heat_map
 from kedit_glue.page.of_run import cross, trade_off
 from kedit_glue.page.values import AGREE_WITH_THEMSELVES, FORCED, KEPT, kept, names, point, said, task_kept, title
 from kedit_glue.report_search import chose
@@ -51,6 +51,7 @@ def figures(about: About, results: Sequence[Result]) -> list[Drawn]:
         *less,
         general(cells),
         ages(cells),
+        *heat_maps(cells),
         *of_cost.figures(cells),
     ]
 
@@ -266,3 +267,21 @@ def ages(cells: Sequence[Cell]) -> Drawn:
         series,
         f"{best_of(there, MOST_CELLS)}." if len(there) > MOST_CELLS else "",
     )
+
+
+def heat_maps(cells: Sequence[Cell]) -> list[Figure]:
+    """Retention batch by batch, a figure a cell to choose from; none where no cell has two batches that were scored."""
+    drawn = [(cell.name, heat_map(cell.document)) for cell in cells]
+    there = {name: figure for name, figure in drawn if isinstance(figure, Figure)}
+    shown = best([cell for cell in cells if cell.name in there], MOST_CELLS)
+    note = f"{best_of([cell for cell in cells if cell.name in there], MOST_CELLS)}." if len(there) > MOST_CELLS else ""
+    return [
+        replace(
+            there[cell.name],
+            id=f"retention_{file}",
+            note=" ".join(text for text in (there[cell.name].note, note) if text),
+            group="retention",
+            choice={"cell": cell.name},
+        )
+        for cell, file in zip(shown, slugs([cell.name for cell in shown]), strict=True)
+    ]

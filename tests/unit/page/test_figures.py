@@ -318,6 +318,22 @@ def test_a_studys_page_tells_means_over_seeds(scored: Scored) -> None:
     assert [row[verdict] for row in each.rows][:2] == ["ship", "do not ship"] and "over facts" in each.note
 
 
+def test_a_study_has_the_heat_map_of_each_cell_to_choose_from(scored: Scored) -> None:
+    once = scored()
+    once["retention"] = None  # scored at the end only
+    results = [Result(name, {}, document) for name, document in (("a b", scored()), ("once", once), ("c", scored()))]
+    made = grid_page.page(About("grid", "r.yaml", "once"), results)
+    found = [figure for figure in made.figures if isinstance(figure, Figure) and figure.group == "retention"]
+    assert [(figure.id, dict(figure.choice)) for figure in found] == [
+        ("retention_a_b", {"cell": "a b"}), ("retention_c", {"cell": "c"}),
+    ]  # fmt: skip
+    assert [[p.y for p in s.points] for s in found[0].series] == [[100.0, None], [90.0, 100.0]]
+    many = [Result(f"c{n}", {}, scored()) for n in range(10)]
+    drawn = [figure for figure in of_grid.figures(About("grid", "r.yaml", "c0"), many) if figure.place == "retention"]
+    assert len(drawn) == of_grid.MOST_CELLS and "8 best of 10 cells" in drawn[0].note  # type: ignore[union-attr]
+    assert not of_grid.heat_maps([])
+
+
 def test_of_what_a_study_collects_the_best_are_named(scored: Scored) -> None:
     results = collected(scored, [2, 4])
     made = grid_page.page(About("grid", "r.yaml", "c0", {}, ["train.layers"], COLLECTED), results)
