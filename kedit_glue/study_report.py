@@ -108,10 +108,7 @@ def rows(results: Sequence[Result], shown: Sequence[str] = METRICS) -> list[dict
             "cause": "; ".join(causes),
         }
         documents = [r.document for r in group if r.document is not None]
-        if group[0].group not in (
-            "",
-            group[0].cell,
-        ):  # a folder has its seed in its name, where there is one seed as well
+        if name != group[0].cell:  # a run's folder has its seed in its name, where there is one seed as well
             entry["runs"] = {r.cell: r.settings["seed"] for r in group if r.document is not None}
             entry["lacking"] = {r.cell: {"seed": r.settings["seed"], "cause": r.cause} for r in lacking}
         if documents:
