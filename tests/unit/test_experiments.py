@@ -34,7 +34,7 @@ CELLS = {
     "merge_strategies": 13,
     "methods": 13,
     "merge_search_smollm2": 12,
-    "methods_search": 28,
+    "methods_search": 29,
     "moments_smollm2": 2 * 2 * 2,
     "rq1_knowedit_llama2": 6 * 13 - 2,  # Sanitation has nothing to train MEND and SERAC on
     "rq1_methods_smollm2": 2 * (9 * 3 + 4 * 1),  # of ROME, MEND, SERAC and ICE one size each
