@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,8 +116,9 @@ class Editor:
         return easyedit_compat.editor(name, self.checkout)
 
     def _ft_l(self, requests: Requests, moments: Moments) -> Any:
-        with self._told(requests):
-            return self._module("ft").apply_ft_to_model(self.model, self.tokenizer, requests, self.hparams)[0]
+        module = self._module("ft")
+        with self._passes(module), self._told(requests):
+            return module.apply_ft_to_model(self.model, self.tokenizer, requests, self.hparams)[0]
 
     _ft_m = _ft_l
 
@@ -125,7 +126,7 @@ class Editor:
         module = self._module("lora")
         passes = self.hparams.num_steps * -(-len(requests) // self.hparams.batch_size)
         apart = easyedit_compat.padding_of_its_own(self.tokenizer)
-        with apart, easyedit_compat.adalora_steps(module, passes), self._told(requests):
+        with apart, easyedit_compat.adalora_steps(module, passes), self._passes(module), self._told(requests):
             edited = module.apply_lora_to_model(self.model, self.tokenizer, requests, self.hparams)[0]
         return edited.merge_and_unload()
 
@@ -187,6 +188,13 @@ class Editor:
             yield
         finally:
             module.compute_z = search
+
+    def _passes(self, module: Any) -> AbstractContextManager[None]:
+        """Each pass over the facts is an event as it begins."""
+        of = self.hparams.num_steps
+        return easyedit_compat.passes_counted(
+            module, lambda done: self.emit({"event": "editing", "position": done, "of": of, "unit": "passes"})
+        )
 
     @contextmanager
     def _told(self, requests: Requests) -> Iterator[None]:

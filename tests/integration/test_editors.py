@@ -209,6 +209,31 @@ def test_norm_constraint_binds(run: Any, tmp_path: Path, tiny_model: Path) -> No
     assert moved == pytest.approx(0.002, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("method", "of_it"),
+    [("ft_l", {"layers": (1,)}), ("ft_m", {"layers": (1,)}), ("adalora", {"lora_dropout": 0.0})],
+)
+def test_passes_over_the_facts_are_told(tiny_model: Path, method: str, of_it: dict[str, Any]) -> None:
+    from kedit_glue.recipe_methods import AdaLora, FineTuning
+    from kedit_glue.tools import editors
+
+    section: Any = (AdaLora if method == "adalora" else FineTuning)(num_steps=3, batch_size=2, **of_it)
+    recipe: Any = SimpleNamespace(method=method, methods=SimpleNamespace(**{method: section}))
+    recipe.edits = SimpleNamespace(batch_size=3)
+    model, tokenizer = loaded(tiny_model)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    hparams = methods.hparams(recipe, str(tiny_model), 2, shapes, "/cache")
+    told: list[Any] = []
+    editor = editors.Editor(method, model, tokenizer, hparams, "cpu", None, told.append)
+    names = ("Alba", "Brunn", "Dorn")
+    facts = [{"id": n, "prompt": f"The mayor of {n} is", "subject": n, "target_new": "Ada Moss"} for n in names]
+    editor.edit(facts, editors.Moments())
+    first = 1 if method == "ft_m" else 0  # ours tells what it has done, EasyEdit's are heard as they begin
+    assert [(one["position"], one["of"], one["unit"]) for one in told] == [
+        (done, 3, "passes") for done in range(first, first + 3)
+    ]
+
+
 def test_closed_form_meets_every_value_and_is_rome_for_one_fact() -> None:
     import torch
 
