@@ -271,10 +271,11 @@ def ages(cells: Sequence[Cell]) -> Drawn:
 
 def heat_maps(cells: Sequence[Cell]) -> list[Figure]:
     """Retention batch by batch, a figure a cell to choose from; none where no cell has two batches that were scored."""
-    drawn = [(cell.name, heat_map(cell.document)) for cell in cells]
-    there = {name: figure for name, figure in drawn if isinstance(figure, Figure)}
-    shown = best([cell for cell in cells if cell.name in there], MOST_CELLS)
-    note = f"{best_of([cell for cell in cells if cell.name in there], MOST_CELLS)}." if len(there) > MOST_CELLS else ""
+    drawn = {cell.name: heat_map(cell.document) for cell in cells}
+    there = {name: figure for name, figure in drawn.items() if isinstance(figure, Figure)}
+    having = [cell for cell in cells if cell.name in there]
+    shown = best(having, MOST_CELLS)
+    note = f"{best_of(having, MOST_CELLS)}." if len(having) > MOST_CELLS else ""
     return [
         replace(
             there[cell.name],

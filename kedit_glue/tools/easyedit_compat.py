@@ -133,29 +133,6 @@ def adalora_steps(module: Any, steps: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def passes_counted(module: Any, begins: Callable[[int], None]) -> Iterator[None]:
-    """Inside, ``begins`` is called as each pass over the facts begins, with how many are done.
-
-    ``models/ft/ft_main.py:110`` and ``models/lora/lora_main.py:110`` only print where they are; as a pass begins they
-    split prompts and answers with ``chunks``, one call each.
-    """
-    upstream, calls = module.chunks, 0
-
-    def chunks(*args: Any) -> Any:
-        nonlocal calls
-        if calls % 2 == 0:
-            begins(calls // 2)
-        calls += 1
-        return upstream(*args)
-
-    module.chunks = chunks
-    try:
-        yield
-    finally:
-        module.chunks = upstream
-
-
-@contextlib.contextmanager
 def padding_of_its_own(tokenizer: Any) -> Iterator[None]:
     """Inside, what pads is not what ends a text.
 
