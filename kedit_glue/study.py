@@ -26,7 +26,7 @@ from kedit_glue.progress import Display
 from kedit_glue.result import ResultError
 from kedit_glue.run import USER_ERRORS, again, any_terminal, guarded
 from kedit_glue.runner import StageFailed
-from kedit_glue.study_before import NOT_YET, Documents, before
+from kedit_glue.study_before import Documents, before
 from kedit_glue.study_check import check_cells
 from kedit_glue.study_dry_run import show_cells
 from kedit_glue.study_file import Loaded, Planned, load_cells
@@ -163,7 +163,7 @@ class Cells:
         for each, run in zip(chosen, runs, strict=True):
             name = each.cell.name
             self.documents.pop(name, None)
-            self.causes[name] = run.outcome.said if run.outcome else NOT_YET
+            self.causes[name] = run.outcome.said if run.outcome else study_report.NOT_YET
             if run.outcome and run.outcome.done:
                 try:
                     self.documents[name] = result.plain(result.load(each.folder))
@@ -187,7 +187,7 @@ class Cells:
         return study_report.table(*self.about())
 
     def _cause(self, name: str) -> str:
-        return self.causes.get(name, "" if name in self.documents else NOT_YET)
+        return self.causes.get(name, "" if name in self.documents else study_report.NOT_YET)
 
     def write(self) -> None:
         """``study.json``, ``study.md`` with its picture, and ``report.html``."""

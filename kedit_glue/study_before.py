@@ -14,8 +14,8 @@ from kedit_glue.recipe import normalized
 from kedit_glue.result import ResultError
 from kedit_glue.same_numbers import content_of, same_numbers
 from kedit_glue.study_file import Planned
+from kedit_glue.study_report import NOT_YET
 
-NOT_YET = "not run yet"
 Documents = dict[str, dict[str, Any]]
 """Cell -> its ``scores.json``."""
 

@@ -34,6 +34,8 @@ from kedit_glue.general_ability import share_left
 from kedit_glue.report_search import chose
 
 SCHEMA = 1
+NOT_YET = "not run yet"
+"""The cause of a cell that has no result because it did not begin."""
 METRICS = (metrics.SUCCESS, metrics.GENERALIZATION, metrics.PORTABILITY, metrics.LOCALITY)
 
 

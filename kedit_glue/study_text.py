@@ -11,7 +11,7 @@ from rich.text import Text
 from kedit_glue import methods, metrics, strict_yaml, tables
 from kedit_glue.progress import duration
 from kedit_glue.study_grid import labels, said
-from kedit_glue.study_report import METRICS
+from kedit_glue.study_report import METRICS, NOT_YET
 
 EDITS_NOTE = "shares in %, ± half of the 95 % interval over facts"
 SEEDS_NOTE = "shares in %, mean over seeds ± half of its 95 % interval by Student's t"
@@ -124,30 +124,39 @@ def _points(metric: str, entry: Mapping[str, Any]) -> str:
 
 
 def without_result(document: Mapping[str, Any]) -> list[str]:
-    """``cell: cause`` of each cell that has none, or not of every seed."""
-    found = []
+    """``cell: cause`` of each cell that has none, or not of every seed; those that did not begin in one line, last."""
+    found, waiting = [], []
     for row in document["cells"]:
-        if lacking := row.get("lacking"):
+        if not_begun(row):
+            waiting.append(row["cell"])
+        elif lacking := row.get("lacking"):
             done = len(row["runs"])
             found.append(f"{row['cell']}: {done} of {done + len(lacking)} seeds; {row['cause']}")
         elif "metrics" not in row:
             found.append(f"{row['cell']}: {row['cause']}")
-    return found
+    return [*found, *([f"{NOT_YET}: {', '.join(waiting)}"] if waiting else [])]
+
+
+def not_begun(row: Mapping[str, Any]) -> bool:
+    """Whether none of its seeds has begun."""
+    causes = [one["cause"] for one in row.get("lacking", {}).values()] or [row["cause"]]
+    return not measured([row]) and set(causes) == {NOT_YET}
+
+
+def measured(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The cells with a result, which tables have a row for."""
+    return [row for row in rows if "metrics" in row]
 
 
 def markdown(document: Mapping[str, Any], picture: str = "") -> str:
     """``study.md``; ``picture`` is a file beside it."""
-    cells, differ = document["cells"], document["differences"]
-    edits = edit_columns(cells, mean)
+    cells, differ = measured(document["cells"]), document["differences"]
     lines = [
         f"# {document['study']}: a study of {document['recipe']}",
         "",
         f"In every cell: {said(document['set'])}.",
         "",
-        *tables.markdown_table(*_head_and_rows(cells, *axis_columns(document), *edits, *cost_columns(document))),
-        "",
-        f"Edits: {edits_note(cells)}. General ability: {COST_NOTE}.",
-        "",
+        *whole_table({**document, "cells": cells}),
         *(line for note in remembering(cells) for line in (note, "")),
     ]
     if missing := without_result(document):
@@ -160,10 +169,20 @@ def markdown(document: Mapping[str, Any], picture: str = "") -> str:
         lines += [*tables.markdown_table(*compared), "", f"In {DIFFERENCE_NOTE}.", ""]
     else:
         lines += ["Nothing to compare yet: that takes a result of this cell and of another.", ""]
-    lines += ["## Cells", "", *(f"- {row['cell']}: {said(row['settings'])}" for row in cells), ""]
+    lines += ["## Cells", "", *(f"- {row['cell']}: {said(row['settings'])}" for row in document["cells"]), ""]
     lines += ["## What the numbers mean", ""]
     lines += [f"- {metrics.METRICS[m].title} (`{m}`): {metrics.METRICS[m].definition}." for m in document["metrics"]]
     return "\n".join([*lines, ""])
+
+
+def whole_table(document: Mapping[str, Any]) -> list[str]:
+    """In Markdown: a row a cell, its place on the axes, edits, general ability, cost; and what they mean."""
+    cells = document["cells"]
+    if not cells:
+        return ["No cell has a result yet.", ""]
+    columns = [*axis_columns(document), *edit_columns(cells, mean), *cost_columns(document)]
+    notes = f"Edits: {edits_note(cells)}. General ability: {COST_NOTE}."
+    return [*tables.markdown_table(*_head_and_rows(cells, *columns)), "", notes, ""]
 
 
 def edits_note(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -184,11 +203,11 @@ def remembering(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def terminal(document: Mapping[str, Any]) -> list[Table | Text]:
     """The tables as rich renderables, narrower than in ``study.md``, and what has no result."""
-    cells, differ, name = document["cells"], document["differences"], document["study"]
+    cells, differ, name = measured(document["cells"]), document["differences"], document["study"]
     found: list[Table | Text] = []
-    if any("metrics" in row for row in cells):
+    if cells:
         edits = _head_and_rows(cells, *edit_columns(cells, mean))
-        cost = _head_and_rows(cells, *cost_columns(document))
+        cost = _head_and_rows(cells, *cost_columns({**document, "cells": cells}))
         found += [Text(), tables.table(f"{name}: edits", *edits), Text(edits_note(cells))]
         found += [Text(), tables.table(f"{name}: general ability and cost", *cost), Text(COST_NOTE)]
         found += map(Text, remembering(cells))

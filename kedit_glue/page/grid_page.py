@@ -97,7 +97,7 @@ def ends(measure: Measure, cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def sections(about: About, results: Sequence[Result], answers: Mapping[str, str], command: str) -> list[Section]:
-    lacking = [[r.cell, r.cause or "not run yet"] for r in results if r.document is None]
+    lacking = [[r.cell, r.cause or study_report.NOT_YET] for r in results if r.document is None]
     groups = of_seeds(answers, results)
     means = {
         name: answer[0] if len(answer) == 1 else f"{answer.count(verdict.SHIP)} of {len(answer)} ship"
@@ -147,7 +147,7 @@ def sections(about: About, results: Sequence[Result], answers: Mapping[str, str]
 
 def cells_table(title: str, document: Mapping[str, Any], verdicts: Mapping[str, str]) -> Table:
     """All measured cells, with intervals and costs."""
-    rows = [row for row in document["cells"] if "metrics" in row]
+    rows = study_text.measured(document["cells"])
     part = {**document, "cells": rows}
     columns = [("cell", [row["cell"] for row in rows]), ("verdict", [verdicts[row["cell"]] for row in rows])]
     columns += study_text.axis_columns(part)

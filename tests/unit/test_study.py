@@ -281,7 +281,10 @@ def test_a_cause_is_kept_until_its_cell_begins_again(
     bench.write(set={"edits.limit": 1})
     assert main("--table") == 0
     assert causes(bench) == ["", "something else", ""], "no cell has a result of these settings: nothing was written"
-    assert "weight-0.7: not run yet" in capsys.readouterr().out.rpartition("without a result:")[2]
+    assert (
+        "not run yet: weight-0.4, weight-0.7, weight-1.0\n"
+        in capsys.readouterr().out.rpartition("without a result:")[2]
+    )
     bench.write()
     assert main() == 0
     assert causes(bench) == ["", "", ""]
@@ -368,7 +371,7 @@ def test_table_shows_only_what_is_done_with_these_settings(
     main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main("--table") == 0
-    assert "  weight-0.4: not run yet\n  weight-0.7: not run yet\n" in capsys.readouterr().out
+    assert "  not run yet: weight-0.4, weight-0.7, weight-1.0\n" in capsys.readouterr().out
     assert not bench.folder.exists()
     assert main() == 0
     bench.done()

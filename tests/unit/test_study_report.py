@@ -14,7 +14,7 @@ from rich.console import Console
 from kedit_glue.metrics import GENERALIZATION, LOCALITY, PORTABILITY, SUCCESS
 from kedit_glue.study_grid import labels, said
 from kedit_glue.study_report import About, Result, differences, draw, fact_values, harmonic, rows, table
-from kedit_glue.study_text import axis_columns, markdown, terminal
+from kedit_glue.study_text import axis_columns, markdown, terminal, without_result
 
 ABOUT = About("try", "../recipe.yaml", "a", {"edits.limit": 3}, ["train.epochs"])
 CHOICES = {"metric": "acc", "change": -0.025, "change_95": [-0.068, 0.018], "noise": True}
@@ -131,7 +131,7 @@ def test_markdown() -> None:
         "- | 12 s | 2 s | 1 min 30 s |",
         "| b | 3 | 91.7±16.3 | 50.0±0.0 | 25.0±28.3 | -2.5 [-6.8, +1.8] | +0.8 [+0.6, +1.0] | - | 11 | - | - | - | - | "
         "- | 12 s | 2 s | 1 min 30 s |",
-        "| c | - | - | - | - | - | - | - | - | - | - | - | - | - | - | - | - |",
+        "",
     ]
     assert "- c: batch 1 of 1: merge: exit code 3" in lines
     assert "![locality against generalization](study.svg)" in lines
@@ -153,10 +153,27 @@ def test_the_terminal_shows_both_tables_and_what_is_missing() -> None:
         assert shown in text
 
 
-def test_before_any_result_there_are_tables_all_the_same() -> None:
+def test_before_any_result_it_is_said_that_there_is_none() -> None:
     document = table(ABOUT, [Result("a", {"train.epochs": 1}, None, "not run yet", {"train.epochs": 1})])
-    assert "| a | 1 | - | - | - | - |" in markdown(document)
-    assert [str(part) for part in terminal(document)] == ["\nwithout a result:\n  a: not run yet"]
+    assert "No cell has a result yet.\n\nWithout a result:\n\n- not run yet: a\n" in markdown(document)
+    assert "- a: train.epochs=1" in markdown(document)
+    assert [str(part) for part in terminal(document)] == ["\nwithout a result:\n  not run yet: a"]
+
+
+def test_cells_that_did_not_begin_are_one_line() -> None:
+    waiting = [Result(f"w{n}", {}, None, "not run yet") for n in range(3)]
+    seeds = [Result(f"s_seed-{n}", {"seed": n}, None, "not run yet", group="s") for n in range(2)]
+    begun = [
+        Result("d_seed-0", {"seed": 0}, None, "exit code 3", group="d"),
+        Result("d_seed-1", {"seed": 1}, None, "not run yet", group="d"),
+    ]
+    document = table(ABOUT, [*waiting, *seeds, *begun, *RESULTS])
+    assert without_result(document) == [
+        "d: 0 of 2 seeds; d_seed-0: exit code 3; d_seed-1: not run yet",
+        "c: batch 1 of 1: merge: exit code 3",
+        "not run yet: w0, w1, w2, s",
+    ]
+    assert not any(line.startswith(("| w", "| s |", "| d ", "| c ")) for line in markdown(document).splitlines())
 
 
 def test_words() -> None:
