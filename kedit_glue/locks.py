@@ -21,8 +21,13 @@ SHORT = 1.0
 
 
 @contextmanager
-def held(folder: Path, say: Callable[[str], None] = print) -> Iterator[None]:
-    """The folder is this process's; a dead holder's lock goes with it. ``say`` tells the user why it takes a while."""
+def held(
+    folder: Path, say: Callable[[str], None] = print, instead: str = "give the run another name"
+) -> Iterator[None]:
+    """The folder is this process's; a dead holder's lock goes with it. ``say`` tells the user why it takes a while.
+
+    Raises CannotStart where another holds it, with what to do ``instead``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as lock:
         try:
@@ -30,8 +35,7 @@ def held(folder: Path, say: Callable[[str], None] = print) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             raise CannotStart(
-                f"{folder} is in use by process {lock.read().strip() or '?'}: wait for it, stop it, or give the "
-                "run another name"
+                f"{folder} is in use by process {lock.read().strip() or '?'}: wait for it, stop it, or {instead}"
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))

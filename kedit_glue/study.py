@@ -78,7 +78,7 @@ def run_study(arguments: argparse.Namespace, display: Display) -> int:
             study.write()
         study.show(display)
         return 0
-    with held(folder, display.say):
+    with held(folder, display.say, "run cells beside each other with --on ray"):
         if arguments.on == "ray":
             study.run_on_ray(chosen, arguments.address, display)
         else:

@@ -431,7 +431,8 @@ def test_a_study_of_two_at_once(main: Main, bench: Bench, capsys: pytest.Capture
     with job.held(bench.folder):
         assert main() == 2
         assert main("--table") == 0
-    assert f"{bench.folder} is in use by process {os.getpid()}" in capsys.readouterr().err
+    said = f"{bench.folder} is in use by process {os.getpid()}: wait for it, stop it, or run cells beside each other"
+    assert said in capsys.readouterr().err
 
 
 def test_a_runs_folder_is_no_studys(main: Main, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
