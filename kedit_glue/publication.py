@@ -255,7 +255,7 @@ def _publication(
     manifest = cleaning.file(f"{RECORDS}{MANIFEST}", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
     here = {CARD, RECORDS.rstrip("/"), *(name.partition("/")[0] for name in run.output)}
     strays = {f"model/{p.name}": "not the run's own" for p in sorted(run.folder.iterdir()) if p.name not in here}
-    left_out = {**(more or {}), **strays, "all else": "batches, logs, facts, environment: the run's own work"}
+    left_out = {**(more or {}), **strays, "all else": "batches, logs, environment: the run's own work"}
     return Publication(what, run.recipe.name, (*items, _text(MANIFEST, manifest)), left_out)
 
 

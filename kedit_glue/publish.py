@@ -220,6 +220,8 @@ def table(made: Publication, goes_to: str) -> list[str]:
         taken = f"  without {item.cleaned}" if item.cleaned else ""
         lines.append(f"  {item.name:{width}}  {environment.size(item.size):>11}  {item.sha256[:12]}{taken}")
     lines.append(f"  {len(made.items)} files, {environment.size(made.size)} ({made.size:,} bytes)")
+    if telling := [item.name for item in made.items if item.name.endswith(("scores.json", "report.md"))]:
+        lines.append(f"  with the edited facts and the models' answers to them: {', '.join(telling)}")
     lines.append("stays here:")
     wide = max(map(len, made.left_out))
     return [*lines, *(f"  {name:{wide}}  {why}" for name, why in made.left_out.items())]

@@ -106,11 +106,14 @@ def test_a_dry_run_shows_every_file_and_writes_none(
         assert " ".join(row[1:3]) == f"{len(made[row[0]])} bytes" or row[2] == "kB"
     assert f"  {len(made)} files, " in said[2 + len(made)]
     assert f"({sum(map(len, made.values())):,} bytes)" in said[2 + len(made)]
+    telling = [name for name, data in made.items() if name.startswith("provenance/") and b"target_new" in data]
+    assert said[3 + len(made)].startswith("  with the edited facts and the models' answers to them: ")
+    assert telling and all(name in said[3 + len(made)] for name in telling), "whose facts go is told"
     assert "without 1 local path, 2 secrets" in said[[row[0] for row in rows].index("provenance/recipe.yaml") + 2]
     assert said[-2].startswith("Verdict: ship: ")
     assert said[-4:-2] == [
         "  model/notes.txt  not the run's own",
-        "  all else         batches, logs, facts, environment: the run's own work",
+        "  all else         batches, logs, environment: the run's own work",
     ]
 
 
