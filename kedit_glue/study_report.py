@@ -136,7 +136,7 @@ def _measured(documents: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> d
         "general": _general([one["general"] for one in every]),
         **{key: average([one[key] for one in every]) for key in ("optimizer_steps", *SECONDS, "harmonic")},
         "method": every[0]["method"],
-        "cost": {key: average([cost[key] for cost in costs]) for key in (costs[0] if costs else ())},
+        "cost": {key: average([c.get(key) for c in costs]) for key in dict.fromkeys(k for c in costs for k in c)},
     }
 
 

@@ -317,3 +317,12 @@ def test_a_settings_text_stands_as_it_is_and_a_number_as_yaml() -> None:
         ("batch", ["10", "all at once", "-"]),
         ("layers", ["[2]", "all", "-"]),
     ]
+
+
+def test_seeds_whose_files_know_different_costs() -> None:
+    """Files of earlier versions lack some."""
+    every = [
+        scores_of([1.0], [{"near": 1.0}]) | {"cost": cost} for cost in ({"a": 1.0, "b": 2.0}, {"a": 3.0, "c": 4.0})
+    ]
+    group = [Result(f"s_seed-{n}", {"seed": n}, one, group="s") for n, one in enumerate(every)]
+    assert rows(group)[0]["cost"] == {"a": 2.0, "b": None, "c": None}
